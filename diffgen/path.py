@@ -1,0 +1,244 @@
+"""The noise path: how clean latents become noise, and how a network's output becomes the clean estimate.
+
+Every path mixes a clean sample with unit Gaussian noise,
+
+    x = alpha * x0 + sigma * noise,
+
+and differs only in how (alpha, sigma) follow the *level*: the number that schedules space, largest at
+pure noise and 0 at the clean sample.
+
+| path | level | alpha | sigma | what the network is told |
+|---|---|---|---|---|
+| DiscretePath | sigma / alpha | 1 / sqrt(1 + level^2) | level * alpha | index into the training betas |
+| FlowPath | t in 0..1 | 1 - level | level | level * `time_scale` |
+| EDMPath | sigma | 1 | level | ln(level) / 4 |
+
+Training and sampling both use this module, so what is trained is what is sampled.
+Sources: DDPM (2006.11239), progressive distillation for v (2202.00512), EDM (2206.00364),
+rectified flow (2209.03003), zero-terminal-SNR betas (2305.08891).
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from diffgen.errors import unknown
+
+Prediction = Literal["epsilon", "v", "x0", "flow"]
+PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v", "x0", "flow")
+
+
+class NoisePath(Protocol):
+    """What schedules, samplers and the training objective need to know of a path. All values are floats."""
+
+    @property
+    def min_level(self) -> float:
+        """The smallest level above 0 that the network was trained at."""
+
+    @property
+    def max_level(self) -> float:
+        """The level of pure noise."""
+
+    def coefficients(self, level: float) -> tuple[float, float]:
+        """(alpha, sigma) at `level`; (1, 0) at level 0."""
+
+    def time(self, level: float) -> float:
+        """What the network is told at `level`."""
+
+    def level(self, time: float) -> float:
+        """The inverse of `time`."""
+
+    def level_at(self, log_snr: float) -> float:
+        """The level where ln(alpha / sigma) equals `log_snr`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscretePath:
+    """A variance-preserving path given by training betas, read between the indices by interpolating
+    ln(sigma / alpha) linearly, as k-diffusion does.
+
+    Args:
+        alphas_cumprod: the cumulative product of 1 - beta, one value a training index, falling.
+    """
+
+    alphas_cumprod: tuple[float, ...]
+    _logs: tuple[float, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # A zero-terminal-SNR table ends at 0; 2^-24 is the value diffusers puts there, and keeps the log finite.
+        safe = [max(a, 2.0**-24) for a in self.alphas_cumprod]
+        object.__setattr__(self, "_logs", tuple(0.5 * math.log((1 - a) / a) for a in safe))
+
+    @property
+    def min_level(self) -> float:
+        return math.exp(self._logs[0])
+
+    @property
+    def max_level(self) -> float:
+        return math.exp(self._logs[-1])
+
+    def coefficients(self, level: float) -> tuple[float, float]:
+        alpha = 1 / math.sqrt(1 + level * level)
+        return alpha, level * alpha
+
+    def time(self, level: float) -> float:
+        if level <= 0:
+            return 0.0
+        log = math.log(level)
+        high = min(max(bisect.bisect_left(self._logs, log), 1), len(self._logs) - 1)
+        below, above = self._logs[high - 1], self._logs[high]
+        return min(max(high - 1 + (log - below) / (above - below), 0.0), len(self._logs) - 1.0)
+
+    def level(self, time: float) -> float:
+        low = min(max(int(time), 0), len(self._logs) - 2)
+        part = time - low
+        return math.exp((1 - part) * self._logs[low] + part * self._logs[low + 1])
+
+    def level_at(self, log_snr: float) -> float:
+        return math.exp(-log_snr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowPath:
+    """The straight path of rectified flow. The level runs from 1 (noise) to 0.
+
+    Args:
+        time_scale: the network is told level * time_scale (1000 for most published models).
+    """
+
+    time_scale: float = 1000.0
+
+    @property
+    def min_level(self) -> float:
+        return 1 / 1000
+
+    @property
+    def max_level(self) -> float:
+        return 1.0
+
+    def coefficients(self, level: float) -> tuple[float, float]:
+        return 1 - level, level
+
+    def time(self, level: float) -> float:
+        return level * self.time_scale
+
+    def level(self, time: float) -> float:
+        return time / self.time_scale
+
+    def level_at(self, log_snr: float) -> float:
+        return 1 / (1 + math.exp(log_snr))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDMPath:
+    """The variance-exploding path of EDM; the network is told ln(sigma) / 4.
+
+    Args:
+        sigma_min, sigma_max: the range the network was trained on.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    @property
+    def min_level(self) -> float:
+        return self.sigma_min
+
+    @property
+    def max_level(self) -> float:
+        return self.sigma_max
+
+    def coefficients(self, level: float) -> tuple[float, float]:
+        return 1.0, level
+
+    def time(self, level: float) -> float:
+        return 0.25 * math.log(max(level, 1e-20))
+
+    def level(self, time: float) -> float:
+        return math.exp(4 * time)
+
+    def level_at(self, log_snr: float) -> float:
+        return math.exp(-log_snr)
+
+
+def betas_path(
+    *, count: int = 1000, start: float = 0.00085, end: float = 0.012, kind: str = "scaled_linear", zero_snr: bool = False
+) -> DiscretePath:
+    """The path of a DDPM beta schedule.
+
+    Args:
+        count: training indices.
+        start, end: first and last beta.
+        kind: "linear", "scaled_linear" (linear in sqrt(beta)) or "squaredcos_cap_v2" (Nichol and Dhariwal, 2102.09672).
+        zero_snr: rescale so that the last index is pure noise (2305.08891).
+
+    Raises:
+        UsageError: `kind` is none of the three.
+    """
+    if kind == "linear":
+        betas = torch.linspace(start, end, count, dtype=torch.float64)
+    elif kind == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
+    elif kind == "squaredcos_cap_v2":
+        edges = torch.arange(count + 1, dtype=torch.float64) / count
+        bar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+    else:
+        raise unknown("beta schedule", kind, ["linear", "scaled_linear", "squaredcos_cap_v2"])
+    bars = torch.cumprod(1 - betas, 0)
+    if zero_snr:
+        roots = bars.sqrt()
+        bars = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    return DiscretePath(alphas_cumprod=tuple(bars.tolist()))
+
+
+def mix(x0: Tensor, noise: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
+    """The noised sample x = alpha x0 + sigma noise. Coefficients are floats or tensors that broadcast."""
+    return alpha * x0 + sigma * noise
+
+
+def to_x0(
+    prediction: Prediction, output: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor
+) -> Tensor:
+    """The clean estimate from a network's output at the noised sample `x`.
+
+    `epsilon` is the noise, `v` = alpha noise - sigma x0, `flow` = noise - x0. All are exact inverses of
+    `target` when x = mix(x0, noise, alpha, sigma). epsilon cannot be inverted at alpha = 0.
+
+    Raises:
+        UsageError: `prediction` is unknown.
+    """
+    if prediction == "epsilon":
+        return (x - sigma * output) / alpha
+    if prediction == "v":
+        return (alpha * x - sigma * output) / (alpha * alpha + sigma * sigma)
+    if prediction == "flow":
+        return (x - sigma * output) / (alpha + sigma)
+    if prediction == "x0":
+        return output
+    raise unknown("prediction", prediction, PREDICTIONS)
+
+
+def target(
+    prediction: Prediction, x0: Tensor, noise: Tensor, alpha: float | Tensor, sigma: float | Tensor
+) -> Tensor:
+    """What a network of this prediction type is trained to give; the inverse of `to_x0`.
+
+    Raises:
+        UsageError: `prediction` is unknown.
+    """
+    if prediction == "epsilon":
+        return noise
+    if prediction == "v":
+        return alpha * noise - sigma * x0
+    if prediction == "flow":
+        return noise - x0
+    if prediction == "x0":
+        return x0
+    raise unknown("prediction", prediction, PREDICTIONS)
