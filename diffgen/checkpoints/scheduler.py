@@ -1,0 +1,90 @@
+"""What a diffusers scheduler_config.json says of a checkpoint: its path, its prediction, its default walk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffgen.contracts import Defaults
+from diffgen.errors import CheckpointError
+from diffgen.path import DiscretePath, NoisePath, Prediction, betas_path
+
+PREDICTION_NAMES: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+
+# PNDM's pseudo-numerical steps are not here; DPM++ 2M takes the same timesteps with less error.
+SAMPLER_NAMES = {
+    "DDIMScheduler": "ddim",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "EulerDiscreteScheduler": "euler",
+    "HeunDiscreteScheduler": "heun",
+    "LCMScheduler": "lcm",
+    "PNDMScheduler": "dpmpp_2m",
+    "UniPCMultistepScheduler": "unipc",
+}
+_OPEN_ENDED = {"DPMSolverMultistepScheduler", "UniPCMultistepScheduler"}
+_SIGMA_SPACED = {"EulerDiscreteScheduler", "HeunDiscreteScheduler"}
+_STRETCHED = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
+
+
+def discrete_path(config: Mapping[str, Any]) -> DiscretePath:
+    """The variance-preserving path of the config's betas."""
+    if config.get("trained_betas") is not None:
+        bars, bar = [], 1.0
+        for beta in config["trained_betas"]:
+            bar *= 1 - beta
+            bars.append(bar)
+        return DiscretePath(alphas_cumprod=tuple(bars))
+    return betas_path(
+        count=config.get("num_train_timesteps", 1000),
+        start=config.get("beta_start", 0.0001),
+        end=config.get("beta_end", 0.02),
+        kind=config.get("beta_schedule", "linear"),
+        zero_snr=config.get("rescale_betas_zero_snr", False),
+    )
+
+
+def prediction_of(config: Mapping[str, Any]) -> Prediction:
+    """The prediction type.
+
+    Raises:
+        CheckpointError: it is none that diffgen knows.
+    """
+    name = config.get("prediction_type", "epsilon")
+    if name not in PREDICTION_NAMES:
+        accepted = ", ".join(sorted(PREDICTION_NAMES))
+        raise CheckpointError(f"the scheduler config has prediction_type {name!r}; accepted: {accepted}")
+    return PREDICTION_NAMES[name]
+
+
+def walk_of(config: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """(sampler, schedule, schedule settings) that step as the configured diffusers scheduler does."""
+    kind = config.get("_class_name", "")
+    sampler = SAMPLER_NAMES.get(kind, Defaults().sampler)
+    if kind == "DPMSolverMultistepScheduler" and config.get("algorithm_type", "").startswith("sde"):
+        sampler = "dpmpp_2m_sde"
+    spacing = config.get("timestep_spacing", "leading" if kind in {"DDIMScheduler", "PNDMScheduler"} else "linspace")
+    settings: dict[str, Any] = {}
+    if spacing == "leading" and config.get("steps_offset"):
+        settings["offset"] = config["steps_offset"]
+    if config.get("set_alpha_to_one") is False or config.get("final_sigmas_type") == "sigma_min":
+        settings["final"] = "min"
+    stretched = next((name for key, name in _STRETCHED.items() if config.get(key)), None)
+    if stretched:
+        settings["span"] = spacing if kind in _SIGMA_SPACED else "path"
+        return sampler, stretched, settings
+    if kind in _SIGMA_SPACED and spacing in {"linspace", "trailing"}:
+        settings["start"] = "sigma"
+    if spacing == "linspace" and kind in _OPEN_ENDED:
+        spacing = "linspace_open"
+    return sampler, spacing, settings
+
+
+def read(config: Mapping[str, Any]) -> tuple[NoisePath, Prediction, Defaults]:
+    """(path, prediction, defaults) of a checkpoint whose scheduler walks a variance-preserving path."""
+    sampler, schedule, settings = walk_of(config)
+    return (
+        discrete_path(config),
+        prediction_of(config),
+        Defaults(sampler=sampler, schedule=schedule, settings=settings),
+    )

@@ -1,0 +1,296 @@
+"""The data and the seams that everything else is written against.
+
+Latents are always [batch, channels, frames, height, width]; a picture has one frame. Data classes are
+frozen, so a plan can be run twice and gives the same picture twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from diffgen.path import NoisePath, Prediction
+
+Latents = Tensor
+Residuals = Mapping[str, Any]
+Components = Mapping[str, Any]
+Cap = Literal[
+    "text_to_image", "image_to_image", "inpaint", "text_to_video", "image_to_video",
+    "negative_prompt", "guidance_embedding",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One interval of the walk from noise to the clean sample, read at its start or, through `at`, anywhere.
+
+    `alpha`, `sigma` and `t` belong to `level`; `next_alpha` and `next_sigma` to `next_level`. All are plain
+    floats, computed before the loop. `window` is the slice of frames or tiles being predicted, if any.
+    """
+
+    index: int
+    count: int
+    path: NoisePath
+    level: float
+    next_level: float
+    t: float
+    alpha: float
+    sigma: float
+    next_alpha: float
+    next_sigma: float
+    window: tuple[slice, ...] | None = None
+
+    @classmethod
+    def between(cls, path: NoisePath, level: float, next_level: float, index: int = 0, count: int = 1) -> Step:
+        """The step from `level` to `next_level` on `path`."""
+        alpha, sigma = path.coefficients(level)
+        next_alpha, next_sigma = path.coefficients(next_level)
+        return cls(
+            index=index, count=count, path=path, level=level, next_level=next_level, t=path.time(level),
+            alpha=alpha, sigma=sigma, next_alpha=next_alpha, next_sigma=next_sigma,
+        )  # fmt: skip
+
+    def at(self, level: float) -> Step:
+        """The same interval, evaluated at another level: what a sampler hands to `denoise` for an inner stage."""
+        alpha, sigma = self.path.coefficients(level)
+        return replace(self, level=level, t=self.path.time(level), alpha=alpha, sigma=sigma)
+
+    @property
+    def lam(self) -> float:
+        """ln(alpha / sigma) at `level`; minus infinity where alpha is 0."""
+        return _log_ratio(self.alpha, self.sigma)
+
+    @property
+    def next_lam(self) -> float:
+        """ln(alpha / sigma) at `next_level`; infinity where sigma is 0."""
+        return _log_ratio(self.next_alpha, self.next_sigma)
+
+
+def _log_ratio(alpha: float, sigma: float) -> float:
+    if sigma == 0:
+        return math.inf
+    return math.log(alpha / sigma) if alpha > 0 else -math.inf
+
+
+def steps_of(path: NoisePath, levels: Sequence[float]) -> tuple[Step, ...]:
+    """The steps between consecutive levels: n + 1 falling levels give n steps."""
+    count = len(levels) - 1
+    return tuple(Step.between(path, levels[i], levels[i + 1], i, count) for i in range(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """What the network is told besides the latents and the time. Every tensor has the batch first.
+
+    Attributes:
+        text: named text tensors, such as "hidden" [batch, tokens, width], "pooled" [batch, width], "mask".
+        concat: latents laid beside `x` along the channels (inpainting, Wan image-to-video).
+        reference: latents given as further tokens (instruction editing).
+        vision: image-encoder tokens [batch, tokens, width].
+        clean: mask [batch, 1, frames, height, width], 1 where the latents are already clean.
+        extra: further named tensors a family needs, such as size ids.
+    """
+
+    text: Mapping[str, Tensor] = field(default_factory=dict)
+    concat: Tensor | None = None
+    reference: tuple[Tensor, ...] = ()
+    vision: Tensor | None = None
+    clean: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        """`change` applied to every tensor."""
+        return Conditioning(**{f.name: _map(getattr(self, f.name), change) for f in fields(self)})
+
+    def rows(self, index: slice | Tensor) -> Conditioning:
+        """Some of the batch."""
+        return self.map(lambda tensor: tensor[index])
+
+    def joins(self, other: Conditioning) -> bool:
+        """Whether both can be stacked into one batch: the same tensors of the same shapes."""
+        return _shapes(self) == _shapes(other)
+
+    @staticmethod
+    def join(parts: Sequence[Conditioning]) -> Conditioning:
+        """One batch of all the parts, in order. Every pair must satisfy `joins`."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Conditioning)}
+        return Conditioning(**{name: _join(column) for name, column in columns.items()})
+
+
+def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: change(tensor) for key, tensor in value.items()}
+    return tuple(change(tensor) for tensor in value) if isinstance(value, tuple) else value
+
+
+def _shapes(cond: Conditioning) -> list[Any]:
+    found: list[Any] = [sorted(cond.text), sorted(cond.extra)]
+    for f in fields(cond):
+        _map(getattr(cond, f.name), lambda tensor: found.append(tensor.shape[1:]) or tensor)
+        found.append(f.name)
+    return found
+
+
+def _join(column: Sequence[Any]) -> Any:
+    first = column[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(column))
+    if isinstance(first, Mapping):
+        return {key: torch.cat([part[key] for part in column]) for key in first}
+    return tuple(torch.cat(list(parts)) for parts in zip(*column, strict=True)) if first else first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """One prediction a guidance asks for: "positive", "negative", "perturbed" ..., under an optional patch."""
+
+    name: str
+    cond: Conditioning
+    patch: Patch | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpec:
+    """The shape of a family's latents.
+
+    Attributes:
+        channels: latent channels that are denoised.
+        factor: pixels a latent along height and width.
+        multiple: height and width in pixels must be multiples of this.
+        frame_factor: frames a latent in time; frames must be frame_factor * k + 1 where it is above 1.
+        frames: frames the model was made for (1 for pictures).
+        size: (width, height) in pixels the model was trained at.
+        draw: the axis order in which the reference implementation draws noise, as a permutation of "bcfhw".
+    """
+
+    channels: int
+    factor: int = 8
+    multiple: int = 8
+    frame_factor: int = 1
+    frames: int = 1
+    size: tuple[int, int] = (512, 512)
+    draw: str = "bcfhw"
+
+    def shape(self, *, batch: int, width: int, height: int, frames: int = 1) -> tuple[int, int, int, int, int]:
+        """[batch, channels, frames, height, width] of the latents for a size in pixels."""
+        latent_frames = (frames - 1) // self.frame_factor + 1
+        return batch, self.channels, latent_frames, height // self.factor, width // self.factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a checkpoint draws with when the user says nothing."""
+
+    sampler: str = "dpmpp_2m"
+    schedule: str = "normal"
+    steps: int = 25
+    guidance: float = 7.5
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+Denoiser = Callable[[Latents, Step], Latents]
+Noise = Callable[[Step], Latents]
+Wrapper = Callable[[Denoiser], Denoiser]
+Patch = Callable[[Components], AbstractContextManager[None]]
+
+
+class History:
+    """What a multistep sampler remembers within one run. Newest last."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[Step, Latents]] = []
+        self.x: Latents | None = None
+        self.order = 0
+
+    def remember(self, step: Step, x0: Latents, keep: int = 3) -> None:
+        """Adds the clean estimate `x0` made at the start of `step`, and forgets all but the last `keep`."""
+        self.points = [*self.points, (step, x0)][-keep:]
+
+
+Sampler = Callable[[Denoiser, Latents, Step, History, Noise], Latents]
+
+
+class Guidance(Protocol):
+    """Which predictions to make at a step, and how to join them into one."""
+
+    space: Literal["output", "x0"]
+
+    def branches(self, step: Step, pos: Conditioning, neg: Conditioning | None) -> tuple[Branch, ...]:
+        """The predictions needed at this step."""
+
+    def combine(self, preds: Mapping[str, Latents], step: Step) -> Latents:
+        """One prediction out of those of `branches`, by branch name, in `space`."""
+
+
+class Control(Protocol):
+    """An auxiliary network that adds residuals to the denoiser's features."""
+
+    def residuals(self, x: Latents, step: Step, branch: Branch) -> Residuals:
+        """Named residuals for the family's network; tensors of equal name are added."""
+
+
+class Family(Protocol):
+    """What a checkpoint's kind means. One file each under `diffgen/families/`."""
+
+    name: str
+    spec: LatentSpec
+    path: NoisePath
+    prediction: Prediction
+    caps: frozenset[Cap]
+    defaults: Defaults
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def components(self) -> Components:
+        """The networks by name, for patches."""
+
+    def encode_text(self, prompts: Sequence[str], **options: Any) -> tuple[Conditioning, tuple[str, ...]]:
+        """One row a prompt, and notes on anything that was cut."""
+
+    def attach(self, cond: Conditioning, visual: Mapping[str, Tensor]) -> Conditioning:
+        """`cond` with pictures added: an init frame, a mask, a reference."""
+
+    def encode(self, pixels: Tensor) -> Latents:
+        """Pixels [batch, 3, frames, height, width] in -1..1 to latents, scaled as the network wants them."""
+
+    def decode(self, z: Latents) -> Tensor:
+        """Latents to pixels [batch, 3, frames, height, width], about -1..1. The inverse of `encode`."""
+
+    def predict(self, x: Latents, step: Step, branch: Branch, residuals: Residuals) -> Latents:
+        """The network's raw output at `x`, in the family's `prediction` type and float32."""
+
+    def safer(self) -> tuple[tuple[str, Patch], ...]:
+        """Settings to fall back on when the network gives NaN, each with a name for the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything the engine needs to make one batch of latents. Data only; made by a task.
+
+    Attributes:
+        x: the starting latents, float32.
+        steps: the walk.
+        sampler: how to take one step.
+        noise: makes a fresh noise source for one run; called once a run, so that a plan can run again.
+        pos, neg: the conditioning of the positive and negative branch.
+    """
+
+    x: Latents
+    steps: tuple[Step, ...]
+    sampler: Sampler
+    noise: Callable[[], Noise]
+    pos: Conditioning
+    neg: Conditioning | None
+    guidance: Guidance
+    controls: tuple[Control, ...] = ()
+    wrappers: tuple[Wrapper, ...] = ()
+    patches: tuple[Patch, ...] = ()

@@ -1,0 +1,132 @@
+"""The one loop. Everything a family, a task or a trick changes reaches it through the plan.
+
+`run` is a generator that yields after each step, so progress, previews, cancelling and checkpoints need no
+callbacks: the caller simply stops asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from diffgen.contracts import (
+    Branch,
+    Conditioning,
+    Control,
+    Denoiser,
+    Family,
+    Guidance,
+    History,
+    Latents,
+    Plan,
+    Residuals,
+    Step,
+)
+from diffgen.errors import NumericalError
+from diffgen.path import to_x0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The state after a step. `x0` is the latest clean estimate; `notes` says what was retried so far."""
+
+    step: Step
+    x: Latents
+    x0: Latents
+    notes: tuple[str, ...] = ()
+
+
+def _residuals(controls: Sequence[Control], x: Latents, step: Step, branch: Branch) -> Residuals:
+    total: dict[str, torch.Tensor] = {}
+    for control in controls:
+        for name, value in control.residuals(x, step, branch).items():
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+def _predict_group(
+    family: Family, controls: Sequence[Control], x: Latents, step: Step, group: Sequence[Branch]
+) -> dict[str, Latents]:
+    """Predictions of branches that share a patch: in one batch where their conditioning has one shape."""
+    with ExitStack() as stack:
+        if group[0].patch is not None:
+            stack.enter_context(group[0].patch(family.components))
+        if len(group) > 1 and all(group[0].cond.joins(branch.cond) for branch in group):
+            joined = Branch(name="+".join(b.name for b in group), cond=Conditioning.join([b.cond for b in group]))
+            many = x.repeat(len(group), *[1] * (x.ndim - 1))
+            out = family.predict(many, step, joined, _residuals(controls, many, step, joined))
+            return dict(zip((b.name for b in group), out.chunk(len(group)), strict=True))
+        return {b.name: family.predict(x, step, b, _residuals(controls, x, step, b)) for b in group}
+
+
+def _guided_x0(
+    family: Family, guidance: Guidance, controls: Sequence[Control], x: Latents, step: Step,
+    pos: Conditioning, neg: Conditioning | None,
+) -> Latents:  # fmt: skip
+    """The clean estimate at `x`: predict every branch, then join them in the space the guidance asks for."""
+    preds: dict[str, Latents] = {}
+    for _, group in groupby(guidance.branches(step, pos, neg), key=lambda branch: id(branch.patch)):
+        preds |= _predict_group(family, controls, x, step, list(group))
+
+    def clean(out: Latents) -> Latents:
+        return to_x0(family.prediction, out, x, step.alpha, step.sigma)
+
+    if guidance.space == "x0":
+        return guidance.combine({name: clean(out) for name, out in preds.items()}, step)
+    return clean(guidance.combine(preds, step))
+
+
+def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
+    """Walks `plan.steps` and yields after each.
+
+    NaN and infinity are caught at the evaluation where they appear. That evaluation is repeated on the next of
+    `family.safer()`, which then stays for the rest of the run, and the snapshot's notes say so.
+
+    Raises:
+        NumericalError: no safer setting is left.
+    """
+    notes: list[str] = []
+    ladder = iter(family.safer())
+    latest = plan.x
+    with ExitStack() as stack:
+        for patch in plan.patches:
+            stack.enter_context(patch(family.components))
+
+        def evaluate(x: Latents, step: Step) -> Latents:
+            nonlocal latest
+            latest = _guided_x0(family, plan.guidance, plan.controls, x, step, plan.pos, plan.neg)
+            while not bool(torch.isfinite(latest).all()):
+                rung = next(ladder, None)
+                if rung is None:
+                    raise NumericalError(
+                        f"the network gave NaN or infinity at step {step.index + 1} of {step.count}, "
+                        f"and no safer setting is left; the weights are damaged or the guidance is too high"
+                    )
+                notes.append(f"step {step.index + 1}: NaN, retried with {rung[0]}")
+                stack.enter_context(rung[1](family.components))
+                latest = _guided_x0(family, plan.guidance, plan.controls, x, step, plan.pos, plan.neg)
+            return latest
+
+        denoise: Denoiser = evaluate
+        for wrapper in plan.wrappers:
+            denoise = wrapper(denoise)
+        x, history, noise = plan.x, History(), plan.noise()
+        for step in plan.steps:
+            # Not around the yield: the mode belongs to the thread, and would leak into the caller.
+            with torch.inference_mode():
+                x = plan.sampler(denoise, x, step, history, noise)
+            yield Snapshot(step=step, x=x, x0=latest, notes=tuple(notes))
+
+
+def finish(snapshots: Iterator[Snapshot]) -> Snapshot:
+    """Runs to the end and returns the last snapshot. The plan must have at least one step."""
+    last = None
+    for last in snapshots:  # noqa: B007
+        pass
+    if last is None:
+        raise ValueError("the plan has no steps")
+    return last
