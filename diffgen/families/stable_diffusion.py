@@ -75,13 +75,12 @@ class StableDiffusion:
         return self.unet.dtype
 
     def encode_text(
-        self, prompts: Sequence[str], *, clip_skip: int = 1, chunks: int = 1
+        self, prompts: Sequence[str], *, clip_skip: int = 1
     ) -> tuple[Conditioning, tuple[str, ...]]:
-        """"hidden" [batch, 77 * chunks, width] for A1111-weighted prompts, and notes on what was cut.
+        """"hidden" [batch, 77 * chunks, width] for A1111-weighted prompts, all of one length, and notes.
 
         Args:
             clip_skip: 1 uses the last layer, 2 the one before it ..., then the final norm, as A1111 counts.
-            chunks: at least so many chunks of 77 tokens, so that both branches get one length.
         """
         layers = self.text_encoder.config.num_hidden_layers
         if not 1 <= clip_skip <= layers:
@@ -94,7 +93,7 @@ class StableDiffusion:
             return self.text_encoder.final_layer_norm(out.hidden_states[-clip_skip]), out.pooler_output
 
         with torch.inference_mode():
-            hidden, _, info = language.encode_clip(prompts, self.tokenizer, encode_ids, min_chunks=chunks)
+            hidden, _, info = language.encode_clip(prompts, self.tokenizer, encode_ids)
         return Conditioning(text={"hidden": hidden}), info.notes
 
     def attach(self, cond: Conditioning, visual: Mapping[str, Tensor]) -> Conditioning:

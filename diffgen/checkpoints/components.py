@@ -1,0 +1,112 @@
+"""One component of a diffusers folder at a time: configuration, then weights straight into their dtype."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from diffgen.errors import CheckpointError
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`.
+
+    Raises:
+        CheckpointError: it is missing or is not a JSON object.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing; a diffusers folder has it") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file} must hold a JSON object; it holds a {type(found).__name__}")
+    return found
+
+
+def weight_file(folder: Path) -> Path:
+    """The weights of a component folder.
+
+    Raises:
+        CheckpointError: there are none, or only pickles, which can run code when opened.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    plain = [file for file in files if ".fp16." not in file.name and "-of-" not in file.name]
+    if plain or files:
+        return (plain or files)[0]
+    pickles = [file.name for pattern in ("*.bin", "*.ckpt", "*.pt") for file in folder.glob(pattern)]
+    if pickles:
+        raise CheckpointError(f"{folder / pickles[0]} is a pickle, which can run code; diffgen reads .safetensors")
+    raise CheckpointError(f"{folder} has no .safetensors file")
+
+
+def read_weights(folder: Path, dtype: torch.dtype | None, device: torch.device) -> dict[str, torch.Tensor]:
+    """All tensors of a component, shards included, in `dtype` (None keeps the one on disk).
+
+    Raises:
+        CheckpointError: a file is missing, truncated or not safetensors.
+    """
+    first = weight_file(folder)
+    files = sorted(folder.glob("*-of-*.safetensors")) if "-of-" in first.name else [first]
+    weights = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt", device=str(device)) as source:
+                for key in source.keys():  # noqa: SIM118  (safe_open is no mapping)
+                    tensor = source.get_tensor(key)
+                    weights[key] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is damaged or not safetensors: {error}") from None
+    return weights
+
+
+def load_network(kind: type, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """A diffusers network: built without memory, then given the file's tensors themselves.
+
+    Raises:
+        CheckpointError: keys are missing, unexpected or of another shape.
+    """
+    config = read_json(folder / "config.json")
+    with torch.device("meta"):
+        network = kind.from_config(config)  # type: ignore[attr-defined]
+    weights = read_weights(folder, dtype, device)
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    _compare(folder, own, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    network.load_state_dict(weights, strict=True, assign=True)
+    return network.requires_grad_(False).eval()
+
+
+def _compare(folder: Path, own: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
+    missing, extra = sorted(set(own) - set(given)), sorted(set(given) - set(own))
+    shapes = [name for name in own if name in given and own[name] != given[name]]
+    if missing:
+        raise CheckpointError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
+    if extra:
+        raise CheckpointError(f"{folder}: {len(extra)} weights are unexpected, the first is {extra[0]}")
+    if shapes:
+        name = shapes[0]
+        raise CheckpointError(f"{folder}: {name} has shape {given[name]}; its config.json asks for {own[name]}")
+
+
+def load_transformer(kind: type, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """A transformers network, through its own loader, which knows the renamed keys of older files.
+
+    Raises:
+        CheckpointError: keys are missing, or a file cannot be read.
+    """
+    weight_file(folder)
+    read_json(folder / "config.json")
+    try:
+        network, report = kind.from_pretrained(  # type: ignore[attr-defined]
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded: {error}") from None
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
+    return network.requires_grad_(False).eval().to(device)
