@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from diffgen.checkpoints.components import load_network, load_transformer, read_json
+from diffgen import families
+from diffgen.checkpoints.components import read_json
 from diffgen.checkpoints.fingerprint import fingerprint
-from diffgen.checkpoints.scheduler import read as read_scheduler
-from diffgen.contracts import Defaults, Family
+from diffgen.checkpoints.folder import read_folder
+from diffgen.contracts import Family
 from diffgen.errors import CheckpointError, UsageError, unknown
-from diffgen.families.stable_diffusion import StableDiffusion
 
 BOX = "box"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -93,42 +93,17 @@ def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = 
     precision = pick_dtype(dtype, place)
     if path.is_file():
         raise CheckpointError(f"{path} is a single file; diffgen reads diffusers folders")
-    index = read_json(path / "model_index.json")
-    kind = index.get("_class_name", "")
-    if kind not in PIPELINES:
-        raise CheckpointError(f"{path} holds a {kind or 'nameless pipeline'}; accepted: {', '.join(PIPELINES)}")
-    return Model(PIPELINES[kind](path, index, precision, place), name, path)
+    family = families.build(read_folder(path, precision, place))
+    return Model(_with_own_defaults(path, family), name, path)
 
 
-def _stable_diffusion(path: Path, index: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Family:
-    import diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    autoencoder = index.get("vae", [None, "AutoencoderKL"])[1]
-    if autoencoder not in {"AutoencoderKL", "AutoencoderTiny"}:
-        raise CheckpointError(f"{path} has a {autoencoder}; accepted: AutoencoderKL, AutoencoderTiny")
-    noise_path, prediction, defaults = read_scheduler(read_json(path / "scheduler" / "scheduler_config.json"))
-    return StableDiffusion(
-        unet=load_network(diffusers.UNet2DConditionModel, path / "unet", dtype, device),
-        vae=load_network(getattr(diffusers, autoencoder), path / "vae", dtype, device),
-        text_encoder=load_transformer(CLIPTextModel, path / "text_encoder", dtype, device),
-        tokenizer=CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True),
-        path=noise_path,
-        prediction=prediction,
-        defaults=_own_defaults(path, defaults),
-    )
-
-
-def _own_defaults(path: Path, defaults: Defaults) -> Defaults:
-    """The checkpoint's own choice in `diffgen.json`, over what its scheduler config implies."""
+def _with_own_defaults(path: Path, family: Family) -> Family:
+    """The family with the checkpoint's own choice in `diffgen.json`, over what its scheduler config implies."""
     file = path / "diffgen.json"
     if not file.is_file():
-        return defaults
+        return family
     given = read_json(file)
     known = {key: given[key] for key in ("sampler", "schedule", "steps", "guidance", "settings") if key in given}
     if "schedule" in known:
         known.setdefault("settings", {})
-    return replace(defaults, **known)
-
-
-PIPELINES = {"StableDiffusionPipeline": _stable_diffusion, "StableDiffusionInpaintPipeline": _stable_diffusion}
+    return replace(cast(Any, family), defaults=replace(family.defaults, **known))

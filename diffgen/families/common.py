@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffgen.contracts import Components, Latents, Patch
+from diffgen.errors import CheckpointError
+from diffgen.prompts import TextInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A checkpoint as it was read, before anyone knows what it means.
+
+    Attributes:
+        origin: where it came from, for messages.
+        index: the content of model_index.json.
+        components: networks, tokenizers and processors by their name in the index; absent ones are left out.
+        configs: the JSON configuration of schedulers and of components that were not loaded, by name.
+    """
+
+    origin: Path
+    index: Mapping[str, Any]
+    components: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        """The component of that name.
+
+        Raises:
+            CheckpointError: the checkpoint has none.
+        """
+        if name not in self.components:
+            raise CheckpointError(f"{self.origin} has no {name}; it has {', '.join(sorted(self.components))}")
+        return self.components[name]
 
 
 def _as_frames(tensor: Tensor) -> Tensor:
@@ -52,3 +83,15 @@ def in_float32(*names: str) -> Patch:
             yield
 
     return patch
+
+
+def text_notes(infos: Sequence[TextInfo]) -> tuple[str, ...]:
+    """What became of prompts, in sentences: words without a token, and words cut off. Empty when all is well."""
+    notes = []
+    for info in infos:
+        if info.unknown:
+            notes.append(f"the tokenizer has no token for: {', '.join(info.unknown)}")
+        if info.dropped:
+            words = " ".join(info.dropped_words)
+            notes.append(f"{info.dropped} of {info.tokens} tokens were cut from the prompt, from {words!r} on")
+    return tuple(notes)

@@ -26,7 +26,8 @@ from diffgen.contracts import (
     Step,
 )
 from diffgen.errors import UsageError
-from diffgen.families.common import decode_frames, encode_frames, in_float32
+from diffgen.families.common import Parts, decode_frames, encode_frames, in_float32, text_notes
+from diffgen.families.scheduler import read as read_scheduler
 from diffgen.path import NoisePath, Prediction
 
 
@@ -93,8 +94,8 @@ class StableDiffusion:
             return self.text_encoder.final_layer_norm(out.hidden_states[-clip_skip]), out.pooler_output
 
         with torch.inference_mode():
-            hidden, _, info = language.encode_clip(prompts, self.tokenizer, encode_ids)
-        return Conditioning(text={"hidden": hidden}), info.notes
+            hidden, _, infos = language.encode_clip(prompts, self.tokenizer, encode_ids)
+        return Conditioning(text={"hidden": hidden}), text_notes(infos)
 
     def attach(self, cond: Conditioning, visual: Mapping[str, Tensor]) -> Conditioning:
         """`cond` with "concat" latents [batch, extra channels, 1, h, w] for inpainting checkpoints.
@@ -129,3 +130,12 @@ class StableDiffusion:
 
     def safer(self) -> tuple[tuple[str, Patch], ...]:
         return () if self.dtype == torch.float32 else (("the U-Net in float32", in_float32("denoiser")),)
+
+
+def build(parts: Parts) -> StableDiffusion:
+    """The family from a checkpoint's parts."""
+    path, prediction, defaults = read_scheduler(parts.configs.get("scheduler", {}))
+    return StableDiffusion(
+        unet=parts["unet"], vae=parts["vae"], text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"],
+        path=path, prediction=prediction, defaults=defaults,
+    )  # fmt: skip

@@ -1,0 +1,29 @@
+"""Fixtures shared by all tests. Nothing here, and nothing in the tests, touches the network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion checkpoint that predicts noise."""
+    from tests import tiny
+
+    return tiny.stable_diffusion(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture(scope="session")
+def sd_v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion 2 checkpoint: v-prediction, zero terminal SNR, prompts padded with "!"."""
+    from tests import tiny
+
+    return tiny.stable_diffusion(
+        tmp_path_factory.mktemp("sd-v"), prediction="v_prediction", pad="!",
+        scheduler={"rescale_betas_zero_snr": False, "timestep_spacing": "trailing"},
+    )  # fmt: skip
