@@ -112,6 +112,10 @@ class Conditioning:
         """Some of the batch."""
         return self.map(lambda tensor: tensor[index])
 
+    def repeat(self, count: int) -> Conditioning:
+        """The batch `count` times over."""
+        return self.map(lambda tensor: tensor.repeat(count, *[1] * (tensor.ndim - 1)))
+
     def joins(self, other: Conditioning) -> bool:
         """Whether both can be stacked into one batch: the same tensors of the same shapes."""
         return _shapes(self) == _shapes(other)
@@ -132,10 +136,15 @@ def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _shapes(cond: Conditioning) -> list[Any]:
-    found: list[Any] = [sorted(cond.text), sorted(cond.extra)]
+    found: list[Any] = []
     for f in fields(cond):
-        _map(getattr(cond, f.name), lambda tensor: found.append(tensor.shape[1:]) or tensor)
-        found.append(f.name)
+        value = getattr(cond, f.name)
+        if isinstance(value, Mapping):
+            found.append({key: tensor.shape[1:] for key, tensor in value.items()})
+        elif isinstance(value, tuple):
+            found.append([tensor.shape[1:] for tensor in value])
+        else:
+            found.append(None if value is None else value.shape[1:])
     return found
 
 
@@ -187,13 +196,22 @@ class LatentSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What a checkpoint draws with when the user says nothing."""
+    """What a checkpoint draws with when the user says nothing.
+
+    Attributes:
+        guidance: the family's own scale: classifier-free guidance, or the embedded one of a distilled model.
+        settings: sampler, schedule and guidance settings that belong to the sampler and schedule above.
+        sized: (width, height, frames, steps) -> further settings, such as a shift that grows with the size.
+        guide: makes the guidance from its scale and settings; None is classifier-free guidance.
+    """
 
     sampler: str = "dpmpp_2m"
     schedule: str = "normal"
     steps: int = 25
     guidance: float = 7.5
     settings: Mapping[str, Any] = field(default_factory=dict)
+    sized: Callable[[int, int, int, int], Mapping[str, Any]] | None = None
+    guide: Callable[..., Guidance] | None = None
 
 
 Denoiser = Callable[[Latents, Step], Latents]
@@ -221,7 +239,13 @@ Sampler = Callable[[Denoiser, Latents, Step, History, Noise], Latents]
 class Guidance(Protocol):
     """Which predictions to make at a step, and how to join them into one."""
 
-    space: Literal["output", "x0"]
+    @property
+    def space(self) -> Literal["output", "x0"]:
+        """What `combine` joins: the network's outputs, or the clean estimates made of them."""
+
+    @property
+    def scale(self) -> float:
+        """How strongly the positive branch is pushed away from the others; at 1 no negative is encoded."""
 
     def branches(self, step: Step, pos: Conditioning, neg: Conditioning | None) -> tuple[Branch, ...]:
         """The predictions needed at this step."""

@@ -168,7 +168,8 @@ class EDMPath:
 
 
 def betas_path(
-    *, count: int = 1000, start: float = 0.00085, end: float = 0.012, kind: str = "scaled_linear", zero_snr: bool = False
+    *, count: int = 1000, start: float = 0.00085, end: float = 0.012, kind: str = "scaled_linear",
+    zero_snr: bool = False,
 ) -> DiscretePath:
     """The path of a DDPM beta schedule.
 

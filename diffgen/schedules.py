@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -209,6 +210,6 @@ def levels(
     # "min" ends at the smallest trained level, which the last placed level may already be.
     end = path.min_level if settings.final == "min" and placed[-1] > path.min_level else 0.0
     walk = (*placed, end)
-    if any(not later < earlier for earlier, later in zip(walk, walk[1:], strict=False)):
+    if any(not later < earlier for earlier, later in pairwise(walk)):
         raise UsageError(f"schedule {name!r} cannot place {count} different steps on this path; use fewer steps")
     return walk

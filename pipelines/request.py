@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
+
+import torch
 
 from diffgen import samplers, schedules
 from diffgen.checkpoints import Model
-from diffgen.contracts import Family, Sampler
+from diffgen.contracts import Conditioning, Family, Guidance, Sampler
 from diffgen.errors import UnsupportedError, UsageError, unknown
 from diffgen.guidance import CFG
 from diffgen.recipe import Recipe, installed_versions
 
 GUIDANCE_SETTINGS = {"guidance_rescale": "rescale", "guidance_start": "start", "guidance_stop": "stop"}
 TEXT_SETTINGS = ("clip_skip",)
+TRUE_CFG = "true_cfg"
 SCHEDULE_SETTINGS = tuple(f.name for f in fields(schedules.ScheduleSettings))
 SEED_LIMIT = 2**63
 
@@ -66,7 +69,7 @@ def resolve(
     width, height = size or family.spec.size
     check_size(family, width, height)
     defaults = family.defaults
-    inherited = dict(defaults.settings) if schedule in (None, defaults.schedule) else {}
+    inherited = _inherited(family, schedule, sampler, width, height, steps or defaults.steps)
     common = Recipe(
         task=task, prompt=prompt, negative=negative, width=width, height=height, steps=steps or defaults.steps,
         guidance=defaults.guidance if guidance is None else guidance, sampler=sampler or defaults.sampler,
@@ -75,16 +78,25 @@ def resolve(
         device=family.device.type, versions=installed_versions(),
     )  # fmt: skip
     walk(common, family)
-    return tuple(_with(common, seed=first + k) for k in range(count))
+    return tuple(replace(common, seed=first + k) for k in range(count))
 
 
-def _with(recipe: Recipe, **changes: Any) -> Recipe:
-    from dataclasses import replace
+def _inherited(
+    family: Family, schedule: str | None, sampler: str | None, width: int, height: int, steps: int
+) -> dict[str, Any]:
+    """The checkpoint's own settings, as far as they belong to the sampler and schedule in use."""
+    defaults = family.defaults
+    kept = dict(defaults.settings)
+    if schedule not in (None, defaults.schedule):
+        kept = {key: value for key, value in kept.items() if key not in SCHEDULE_SETTINGS}
+    if sampler not in (None, defaults.sampler):
+        kept = {key: value for key, value in kept.items() if key in (*SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS)}
+    if defaults.sized is not None:
+        kept |= defaults.sized(width, height, family.spec.frames, steps)
+    return kept
 
-    return replace(recipe, **changes)
 
-
-def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], float, CFG]:
+def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], float, Guidance]:
     """(sampler, levels, scale of the starting noise, guidance) that a recipe asks for.
 
     Raises:
@@ -100,11 +112,31 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
     placed = schedules.settings_from(schedule, spacing)
     levels = schedules.levels(schedule, family.path, recipe.steps or family.defaults.steps, placed)
     scale = family.defaults.guidance if recipe.guidance is None else recipe.guidance
-    guidance = CFG(
-        scale=scale, **{GUIDANCE_SETTINGS[key]: settings.pop(key) for key in GUIDANCE_SETTINGS if key in settings}
-    )
+    if "guidance_embedding" in family.caps:
+        # The network takes the scale as an input; classifier-free guidance on top is asked for by name.
+        scale = settings.pop(TRUE_CFG, 1.0)
+    tuning = {GUIDANCE_SETTINGS[key]: settings.pop(key) for key in GUIDANCE_SETTINGS if key in settings}
+    guidance = (family.defaults.guide or CFG)(scale=scale, **tuning)
     strange = sorted(set(settings) - set(TEXT_SETTINGS))
     if strange:
         known = [*(info.settings if info else ()), *SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS, *TEXT_SETTINGS]
         raise unknown(f"setting for sampler {name!r} and schedule {schedule!r}", strange[0], known)
     return sampler, levels, schedules.start_scale(family.path, levels[0], placed), guidance
+
+
+def conditioning(
+    recipe: Recipe, family: Family, guidance: Guidance, batch: int
+) -> tuple[Conditioning, Conditioning | None, tuple[str, ...]]:
+    """(positive, negative, notes) for `batch` pictures of one recipe; no negative where it has no effect.
+
+    Both branches are encoded together, so that they come out with one length. A picture's text is encoded
+    apart from every other picture's, so that its neighbours cannot change it.
+    """
+    options = {key: recipe.settings[key] for key in TEXT_SETTINGS if key in recipe.settings}
+    texts = [recipe.prompt] if guidance.scale == 1 else [recipe.prompt, recipe.negative]
+    cond, notes = family.encode_text(texts, **options)
+    if "guidance_embedding" in family.caps:
+        scale = family.defaults.guidance if recipe.guidance is None else recipe.guidance
+        cond = replace(cond, extra={**cond.extra, "guidance": torch.full((len(texts),), scale)})
+    rows = [cond.rows(slice(k, k + 1)).repeat(batch) for k in range(len(texts))]
+    return rows[0], rows[1] if len(rows) > 1 else None, notes

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffgen import noise
-from diffgen.checkpoints import Model
-from diffgen.contracts import Conditioning, Plan, steps_of
-from diffgen.errors import UsageError
 from diffgen.pipelines import drawing, request
 from diffgen.pipelines.drawing import Event, Picture
+
+from diffgen import noise
+from diffgen.checkpoints import Model
+from diffgen.contracts import Plan, steps_of
+from diffgen.errors import UsageError
 from diffgen.recipe import Recipe
 
 TASK = "text_to_image"
@@ -37,20 +38,11 @@ def plan(model: Model, recipes: Sequence[Recipe]) -> tuple[Plan, tuple[str, ...]
     shape = family.spec.shape(batch=len(recipes), width=recipe.width or 0, height=recipe.height or 0)
     seeds = [recipe.seed or 0 for recipe in recipes]
     first, later = noise.sequence(seeds, shape, order=family.spec.draw, device=family.device)
-    # Both branches are encoded together, so that they come out with one length; a picture's text is encoded
-    # apart from every other picture's, so that its neighbours cannot change it.
-    texts = [recipe.prompt] if guidance.scale == 1 else [recipe.prompt, recipe.negative]
-    text_options = {key: recipe.settings[key] for key in request.TEXT_SETTINGS if key in recipe.settings}
-    cond, notes = family.encode_text(texts, **text_options)
-    rows = [_repeat(cond.rows(slice(k, k + 1)), len(recipes)) for k in range(len(texts))]
+    pos, neg, notes = request.conditioning(recipe, family, guidance, len(recipes))
     return Plan(
         x=first * scale, steps=steps_of(family.path, levels), sampler=sampler, noise=later,
-        pos=rows[0], neg=rows[1] if len(rows) > 1 else None, guidance=guidance,
+        pos=pos, neg=neg, guidance=guidance,
     ), notes  # fmt: skip
-
-
-def _repeat(cond: Conditioning, count: int) -> Conditioning:
-    return cond.map(lambda tensor: tensor.repeat(count, *[1] * (tensor.ndim - 1)))
 
 
 def stream(model: Model, recipes: Sequence[Recipe], *, batch: int = 1) -> Iterator[Event]:
