@@ -182,7 +182,10 @@ def _numbers(graph: Graph, sampler: Node, fields: dict[str, Any]) -> None:
     conditioning = ("positive", "guider", "conditioning")
     embedded = _first(graph, sampler, ("guidance",), conditioning, number)
     if embedded is not None:
-        fields["settings"]["distilled_guidance"] = embedded
+        # The model takes this scale as an input; what stands at the sampler is guidance on top of it.
+        if fields["guidance"] not in (None, 1):
+            fields["settings"]["true_cfg"] = fields["guidance"]
+        fields["guidance"] = embedded
 
 
 def _latent(graph: Graph, sampler: Node, fields: dict[str, Any]) -> None:

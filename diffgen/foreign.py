@@ -153,7 +153,7 @@ def _novelai(texts: dict[str, str]) -> tuple[str, Recipe, list[str]] | None:
         data, {**names, "width": "width", "height": "height"}
     )
     name_samplers(fields, data.pop("sampler", None), data.pop("noise_schedule", None))
-    fields["settings"] = take(data, {"strength": "strength", "cfg_rescale": "rescale"})
+    fields["settings"] = take(data, {"strength": "strength", "cfg_rescale": "guidance_rescale"})
     notes: list[str] = []
     return "NovelAI", _recipe({**fields, "model": texts.get("Source"), "extra": data}, notes), notes
 

@@ -42,7 +42,13 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
     fields["task"] = (
         "image_to_image" if "img2img" in mode else "inpaint" if "paint" in mode else "text_to_image"
     )
-    fields["settings"] = take(data, {name: name for name in ("strength", "clip_skip")})
+    fields["settings"] = take(
+        data,
+        {"strength": "strength", "clip_skip": "clip_skip", "cfg_rescale_multiplier": "guidance_rescale"},
+    )
+    if isinstance(fields["settings"].get("clip_skip"), int):
+        # InvokeAI counts the layers left out, A1111 and we the layer that is used, from the end.
+        fields["settings"]["clip_skip"] += 1
     fields["versions"] = take(data, {"app_version": "InvokeAI"})
     return {**fields, "extra": data}
 

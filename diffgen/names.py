@@ -44,6 +44,12 @@ SCHEDULES = {
     "beta": "Beta",
     "kl_optimal": "KL Optimal",
     "ays": "Align Your Steps",
+    "linspace": "Linspace",
+    "linspace_open": "Linspace open",
+    "leading": "Leading",
+    "trailing": "Trailing",
+    # Not "Uniform": that is A1111's older label for "Normal", and ours is even in the noise level instead.
+    "uniform": "Uniform level",
 }
 SETTINGS = {
     "clip_skip": "Clip skip",

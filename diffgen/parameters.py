@@ -153,6 +153,13 @@ def _fields(values: dict[str, str]) -> dict[str, Any]:
         elif number is not None:
             fields[name] = kind(number)
             del values[key]
+    distilled = to_number(values.get("Distilled CFG Scale", ""))
+    if distilled is not None:
+        # Forge, for models that take the scale as an input: "CFG scale" is then guidance on top of it.
+        if fields.get("guidance", 1) != 1:
+            fields["settings"]["true_cfg"] = fields["guidance"]
+        fields["guidance"] = float(distilled)
+        del values["Distilled CFG Scale"]
     size = re.fullmatch(r"(\d{1,6})x(\d{1,6})", values.get("Size", ""))
     if size and int(size[1]) and int(size[2]):
         fields["width"], fields["height"] = int(size[1]), int(size[2])

@@ -140,6 +140,13 @@ def test_names(values, sampler, schedule):
     assert (recipe.sampler, recipe.schedule) == (sampler, schedule)
 
 
+def test_forge_keeps_two_scales_for_distilled_models():
+    recipe = Recipe.from_parameters("x\nSteps: 4, CFG scale: 1, Distilled CFG Scale: 3.5, Seed: 1")
+    assert recipe.guidance == 3.5 and recipe.settings == {} and recipe.extra == {}
+    recipe = Recipe.from_parameters("x\nSteps: 4, CFG scale: 2, Distilled CFG Scale: 3.5, Seed: 1")
+    assert recipe.guidance == 3.5 and recipe.settings == {"true_cfg": 2.0}
+
+
 def test_parameters_without_values_or_with_bad_ones():
     assert Recipe.from_parameters("only a prompt: a, b") == Recipe(prompt="only a prompt: a, b")
     assert Recipe.from_parameters("a\nNegative prompt: b") == Recipe(prompt="a", negative="b")
