@@ -85,6 +85,7 @@ def test_invokeai_in_its_three_forms(tmp_path):
         **{
             "model": {"name": "v1-5", "hash": "blake3:12", "base": "sd-1"},
             "app_version": "4.2.0",
+            "clip_skip": 1,
             "rand": "cpu",
         },
     }
