@@ -68,6 +68,21 @@ def decode_frames(vae: Any, z: Latents) -> Tensor:
     return _from_frames(vae.decode(_as_frames(z).to(vae.dtype), return_dict=False)[0].float(), z.shape[0])
 
 
+def to_tokens(latents: Latents, side: int = 2) -> Tensor:
+    """Patches of `side` x `side` latents as tokens, row by row.
+
+    [batch, channels, 1, h, w] to [batch, h * w / side^2, channels * side^2], a channel's own patch together.
+    """
+    return torch.nn.functional.pixel_unshuffle(latents.squeeze(2), side).flatten(2).transpose(1, 2)
+
+
+def from_tokens(tokens: Tensor, height: int, side: int = 2) -> Latents:
+    """The inverse of `to_tokens` for latents `height` rows high."""
+    return torch.nn.functional.pixel_shuffle(
+        tokens.transpose(1, 2).unflatten(2, (height // side, -1)), side
+    ).unsqueeze(2)
+
+
 def in_float32(*names: str) -> Patch:
     """A patch that runs the named components in float32 and restores their dtype to the bit."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffgen.contracts import Defaults
@@ -88,3 +89,27 @@ def read(config: Mapping[str, Any]) -> tuple[NoisePath, Prediction, Defaults]:
         prediction_of(config),
         Defaults(sampler=sampler, schedule=schedule, settings=settings),
     )
+
+
+def flow_shift(config: Mapping[str, Any], *, token: int) -> Callable[[int, int, int, int], Mapping[str, float]]:
+    """`Defaults.sized` for a flow model: its shift, fixed or growing with the picture.
+
+    A fixed shift goes this way too, because it belongs to the model: a schedule of the user's own keeps it.
+    The growing one is exp of a line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift)
+    in the number of image tokens (2403.03206, section 5.3.2).
+
+    Args:
+        token: pixels a token along height and width.
+    """
+    if not config.get("use_dynamic_shifting"):
+        fixed = float(config.get("shift", 1.0))
+        return lambda width, height, frames, steps: {"shift": fixed}
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, top = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    linear = config.get("time_shift_type", "exponential") == "linear"
+
+    def sized(width: int, height: int, frames: int, steps: int) -> Mapping[str, float]:
+        mu = base + (top - base) * ((width // token) * (height // token) - low) / (high - low)
+        return {"shift": mu if linear else math.exp(mu)}
+
+    return sized
