@@ -110,13 +110,11 @@ class FlowPath:
 
     Args:
         time_scale: the network is told level * time_scale (1000 for most published models).
+        min_level: the smallest level above 0 that a schedule may place.
     """
 
     time_scale: float = 1000.0
-
-    @property
-    def min_level(self) -> float:
-        return 1 / 1000
+    min_level: float = 1 / 1000
 
     @property
     def max_level(self) -> float:

@@ -70,7 +70,7 @@ def _normal(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarr
 
 
 def _linspace_open(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
-    return _times(path, np.linspace(*_range(path), count + 1).round()[:-1])
+    return _at_indices(path, np.linspace(_indices(path) - 1, 0, count + 1).round()[:-1])
 
 
 def _sgm_uniform(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
@@ -121,7 +121,7 @@ def _beta(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray
 
     quantiles = beta.ppf(1 - np.linspace(0, 1, count), settings.alpha, settings.beta)
     if settings.span == "path":
-        return _at_indices(path, np.round(quantiles * (_indices(path) - 1)))
+        return _at_indices(path, quantiles * (_indices(path) - 1))
     high, low = _ends(path, count, settings)
     return low + quantiles * (high - low)
 

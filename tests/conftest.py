@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline: the machine may be busy, and a slow example is no wrong example. Derandomised: a red run is red again.
+settings.register_profile("diffgen", deadline=None, derandomize=True)
+settings.load_profile("diffgen")
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
