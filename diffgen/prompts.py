@@ -21,6 +21,8 @@ from diffgen.prompt_language import BREAK, LoraTag, Span, escape, extract_loras,
 from diffgen.prompt_tokens import (
     MAX_CHUNKS,
     Chunks,
+    Frame,
+    bare,
     frame_of,
     pad_chunks,
     pad_to,
@@ -36,6 +38,7 @@ __all__ = [
     "MAX_CHUNKS",
     "WEIGH_MODES",
     "Chunks",
+    "Frame",
     "LoraTag",
     "Span",
     "TextInfo",
@@ -43,6 +46,7 @@ __all__ = [
     "encode_sequence",
     "escape",
     "extract_loras",
+    "frame_around",
     "pad_chunks",
     "parse",
     "schedule",
@@ -162,24 +166,31 @@ def encode_sequence(
     *,
     length: int = 512,
     mode: WeighMode = "mean",
+    frame: Frame | None = None,
+    padding: Literal["right", "left", "after"] = "right",
 ) -> tuple[Tensor, Tensor, tuple[TextInfo, ...]]:
-    """Encode prompts with an encoder that takes one long sequence (T5 and kin). BREAK means nothing here.
+    """Encode prompts with an encoder that takes one long sequence (T5, Gemma, Qwen ...). BREAK means nothing here.
 
-    What does not fit is cut at the end and reported: the number of tokens and the first words of it.
+    What does not fit is cut at the end and reported: the number of tokens and the first words of it. A chat
+    template's end is never cut.
 
     Args:
-        tokenizer: of transformers, padding on the right.
-        encode: (ids [1, length], mask [1, length]) int64 on the CPU -> hidden [1, length, d]. The mask is 1
-            on content and its frame, 0 on padding. It is called once for each different row.
-        length: tokens of the result, end token included; every prompt is padded to it.
-    Returns: hidden [n, length, d], mask [n, length] int64, a TextInfo a prompt.
+        tokenizer: of transformers.
+        encode: (ids [1, n], mask [1, n]) int64 on the CPU -> hidden [1, n, d]. The mask is 1 on content and
+            its frame, 0 on padding. It is called once for each different row.
+        length: the most tokens of a row, its frame included.
+        frame: what stands around each prompt, such as a chat template; None is the tokenizer's own.
+        padding: "right" and "left" pad each row to `length` for the encoder; "after" lets it see the text
+            alone, and fills up with zeros to the longest prompt of the result.
+    Returns: hidden [n, tokens, d], mask [n, tokens] int64, a TextInfo a prompt. Tokens are `length`, or for
+        "after" those of the longest prompt.
     Raises:
         UsageError: no prompts, a weight that is not finite, or a length without room.
     """
     import torch
 
     _some(texts)
-    frame = frame_of(tokenizer)
+    frame = frame or frame_of(tokenizer)
     room = frame.room(length)
     # The length is part of the key, because a padding token may also stand for text.
     seen: dict[tuple[tuple[int, ...], int], Tensor] = {}
@@ -192,15 +203,32 @@ def encode_sequence(
         cut = max(0, len(ids) - room)
         info = TextInfo(tokens=len(ids), unknown=missing, dropped=cut, dropped_words=tuple(words[:5]))
         used = length - max(0, room - len(ids))
-        key = frame.row(ids[:room], length), used
-        mask = torch.tensor([[1] * used + [0] * (length - used)])
+        full = used if padding == "after" else length
+        # A row is built padded on the right; on the left the same row starts with its padding.
+        turn = used if padding == "left" else 0
+        row = frame.row(ids[:room], full)
+        key = (*row[turn:], *row[:turn]), used
+        mask = torch.tensor([[1] * used + [0] * (full - used)]).roll(-turn, 1)
         if key not in seen:
             seen[key] = encode(torch.tensor([key[0]]), mask)
-        weights = frame.weights([weight for _, weight in pairs[:room]], length)
-        hidden.append(weigh(seen[key], torch.tensor([weights]), mode))
+        weights = torch.tensor([frame.weights([weight for _, weight in pairs[:room]], full)]).roll(-turn, 1)
+        hidden.append(weigh(seen[key], weights, mode))
         masks.append(mask)
         infos.append(info)
-    return torch.cat(hidden), torch.cat(masks), tuple(infos)
+    filled = [torch.nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True) for rows in (hidden, masks)]
+    return filled[0], filled[1], tuple(infos)
+
+
+def frame_around(tokenizer: Any, before: str, after: str = "") -> Frame:
+    """The tokenizer's own frame with fixed text inside it, around the prompt: a chat template or an instruction.
+
+    The three parts are tokenised apart. That gives the ids of the whole text where `before` ends in, and
+    `after` begins with, something that no token reaches across: a control token or a line break.
+    """
+    own = frame_of(tokenizer)
+    # "" has no tokens, but some tokenizers give it one.
+    head, tail = (tuple(bare(tokenizer, [text])[0]) if text else () for text in (before, after))
+    return Frame(before=own.before + head, after=tail + own.after, pad=own.pad)
 
 
 def _some(texts: Sequence[str]) -> None:
