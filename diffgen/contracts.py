@@ -21,7 +21,7 @@ Latents = Tensor
 Residuals = Mapping[str, Any]
 Components = Mapping[str, Any]
 Cap = Literal[
-    "text_to_image", "image_to_image", "inpaint", "text_to_video", "image_to_video",
+    "text_to_image", "image_to_image", "inpaint", "edit", "text_to_video", "image_to_video",
     "negative_prompt", "guidance_embedding",
 ]  # fmt: skip
 
@@ -281,7 +281,16 @@ class Family(Protocol):
         """One row a prompt, and notes on anything that was cut."""
 
     def attach(self, cond: Conditioning, visual: Mapping[str, Tensor]) -> Conditioning:
-        """`cond` with pictures added: an init frame, a mask, a reference."""
+        """`cond` with pictures added, as far as the network takes them. Keys of `visual`, all with the batch first:
+
+        "image": pixels [batch, 3, frames, height, width] in -1..1: what is repainted, or begins the clip.
+        "mask": [batch, 1, 1, height, width], 1 where "image" is to be painted anew.
+        "reference", "reference_2" ...: pixels of pictures to edit or to look at, each of its own size.
+        "vision": tokens [batch, tokens, width] of an image encoder.
+
+        Raises:
+            UsageError: the network has no place for one of them, or lacks one.
+        """
 
     def encode(self, pixels: Tensor) -> Latents:
         """Pixels [batch, 3, frames, height, width] in -1..1 to latents, scaled as the network wants them."""
