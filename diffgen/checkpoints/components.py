@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.overrides import TorchFunctionMode
 
 from diffgen.errors import CheckpointError
 
@@ -45,8 +47,12 @@ def weight_file(folder: Path) -> Path:
     raise CheckpointError(f"{folder} has no .safetensors file")
 
 
-def read_weights(folder: Path, dtype: torch.dtype | None, device: torch.device) -> dict[str, torch.Tensor]:
+def read_weights(
+    folder: Path, dtype: torch.dtype | None, device: torch.device, wide: Sequence[str] = ()
+) -> dict[str, torch.Tensor]:
     """All tensors of a component, shards included, in `dtype` (None keeps the one on disk).
+
+    Tensors of the modules named in `wide` come in float32 whatever `dtype` is.
 
     Raises:
         CheckpointError: a file is missing, truncated or not safetensors.
@@ -59,7 +65,8 @@ def read_weights(folder: Path, dtype: torch.dtype | None, device: torch.device) 
             with safe_open(file, framework="pt", device=str(device)) as source:
                 for key in source.keys():  # noqa: SIM118  (safe_open is no mapping)
                     tensor = source.get_tensor(key)
-                    weights[key] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+                    kept = torch.float32 if set(key.split(".")) & set(wide) else dtype
+                    weights[key] = tensor.to(kept) if kept and tensor.is_floating_point() else tensor
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} is damaged or not safetensors: {error}") from None
     return weights
@@ -74,11 +81,32 @@ def load_network(kind: type, folder: Path, dtype: torch.dtype, device: torch.dev
     config = read_json(folder / "config.json")
     with torch.device("meta"):
         network = kind.from_config(config)  # type: ignore[attr-defined]
-    weights = read_weights(folder, dtype, device)
+    weights = read_weights(folder, dtype, device, getattr(kind, "_keep_in_fp32_modules", None) or ())
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     _compare(folder, own, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     network.load_state_dict(weights, strict=True, assign=True)
+    _fill_buffers(network, kind, config, device)
     return network.requires_grad_(False).eval()
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Weights are made by torch.empty and take no memory; what a constructor computes is real."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **{**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})})
+
+
+def _fill_buffers(network: Any, kind: type, config: Mapping[str, Any], device: torch.device) -> None:
+    """Computes the tables that a network makes in its constructor and no file holds, such as rotary angles."""
+    tables = [name for name, buffer in network.named_buffers() if buffer.is_meta]
+    if not tables:
+        return
+    with _EmptyOnMeta():
+        twin = kind.from_config(config)  # type: ignore[attr-defined]
+    made = dict(twin.named_buffers())
+    for name in tables:
+        owner, _, own = name.rpartition(".")
+        network.get_submodule(owner)._buffers[own] = made[name].to(device)
 
 
 def _compare(folder: Path, own: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
