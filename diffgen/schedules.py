@@ -31,8 +31,12 @@ class ScheduleSettings:
         final: end at level 0 ("zero") or at the smallest trained level ("min").
         span: what `karras`, `exponential` and `beta` stretch over: the whole path, as k-diffusion and ComfyUI
             do, or the ends of diffusers' `linspace`, `leading` or `trailing` spacing, as its Euler scheduler does.
+        terminal: above 0, stretches the shifted levels so that the last one before `final` is this one while the
+            first one stays (LTX-Video, 2501.00103; Qwen-Image).
         start: pure noise enters with standard deviation 1 ("unit"), or with the path's own sigma at the first
             level ("sigma"), as A1111 and diffusers' Euler scheduler do on a path that never reaches pure noise.
+        top: the highest level a walk may begin at, as a share of the path's. Just below 1 it gives a multistep
+            sampler on a flow path a finite ln(alpha / sigma) to begin with, as diffusers' flow UniPC does.
     """
 
     rho: float = 7.0
@@ -42,7 +46,9 @@ class ScheduleSettings:
     offset: int = 0
     final: Literal["zero", "min"] = "zero"
     span: str = "path"
+    terminal: float = 0.0
     start: Literal["unit", "sigma"] = "unit"
+    top: float = 1.0
 
 
 Place = Callable[[NoisePath, int, ScheduleSettings], np.ndarray]
@@ -106,6 +112,13 @@ def _simple(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarr
     return _at_indices(path, total - 1 - np.floor(np.arange(count) * total / count))
 
 
+def _trig(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
+    alpha, sigma = path.coefficients(path.max_level)
+    # The first turn is left out: where there is no signal, ln(alpha / sigma) is no number.
+    turns = np.linspace(math.atan2(sigma, alpha), 0, count + 1)[1:-1]
+    return np.array([path.max_level, *(path.level_at(-math.log(math.tan(turn))) for turn in turns)])
+
+
 def _karras(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
     high, low = (end ** (1 / settings.rho) for end in _ends(path, count, settings))
     return np.linspace(high, low, count) ** settings.rho
@@ -133,22 +146,24 @@ class ScheduleInfo:
     place: Place
     label: str
     good_for: str
-    settings: tuple[str, ...] = field(default=("shift", "final"))
+    settings: tuple[str, ...] = field(default=("shift", "terminal", "final"))
 
 
-_STRETCHED = ("span", "shift", "final")
+_STRETCHED = ("span", "shift", "terminal", "final")
 SCHEDULES: dict[str, ScheduleInfo] = {
     "normal": ScheduleInfo(place=_normal, label="Normal", good_for="even in training time, both ends included"),
     "linspace": ScheduleInfo(place=_normal, label="Linspace", good_for="diffusers' linspace spacing of Euler"),
     "linspace_open": ScheduleInfo(
         place=_linspace_open, label="Linspace open", good_for="diffusers' linspace spacing of DPM++ and UniPC"),
     "leading": ScheduleInfo(
-        place=_leading, label="Leading", settings=("offset", "shift", "final"),
+        place=_leading, label="Leading", settings=("offset", "shift", "terminal", "final"),
         good_for="published results of SD 1 and SDXL"),
     "trailing": ScheduleInfo(place=_trailing, label="Trailing", good_for="zero-terminal-SNR and few-step models"),
     "simple": ScheduleInfo(place=_simple, label="Simple", good_for="flow models"),
     "sgm_uniform": ScheduleInfo(place=_sgm_uniform, label="SGM Uniform", good_for="few-step models"),
     "uniform": ScheduleInfo(place=_uniform, label="Uniform", good_for="flow models: even in the level itself"),
+    "trig": ScheduleInfo(
+        place=_trig, label="Trig", good_for="consistency models: even in the angle atan(sigma / alpha) (2410.11081)"),
     "karras": ScheduleInfo(
         place=_karras, label="Karras", settings=("rho", *_STRETCHED), good_for="fine detail (2206.00364)"),
     "exponential": ScheduleInfo(
@@ -188,6 +203,16 @@ def shifted(path: NoisePath, level: float, shift: float) -> float:
     return path.level_at(math.log(alpha / sigma) - math.log(shift))
 
 
+def _down_to(placed: list[float], last: float) -> list[float]:
+    """The levels moved away from the first in proportion, so that the last one is `last`."""
+    if not 0 < last < placed[0]:
+        raise UsageError(f"terminal must be above 0 and below the first level, {placed[0]:g}; got {last}")
+    if len(placed) == 1:
+        return placed
+    gain = (placed[0] - last) / (placed[0] - placed[-1])
+    return [placed[0] - gain * (placed[0] - level) for level in placed]
+
+
 def levels(
     name: str, path: NoisePath, count: int, settings: ScheduleSettings | None = None
 ) -> tuple[float, ...]:
@@ -207,6 +232,9 @@ def levels(
     if not isinstance(count, int) or count > _indices(path):
         raise UsageError(f"steps must be a whole number up to {_indices(path)}; got {count}")
     placed = [shifted(path, float(level), settings.shift) for level in SCHEDULES[name].place(path, count, settings)]
+    if settings.terminal:
+        placed = _down_to(placed, settings.terminal)
+    placed[0] = min(placed[0], settings.top * path.max_level)
     # "min" ends at the smallest trained level, which the last placed level may already be.
     end = path.min_level if settings.final == "min" and placed[-1] > path.min_level else 0.0
     walk = (*placed, end)
