@@ -23,12 +23,12 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from diffgen.errors import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Prediction = Literal["epsilon", "v", "x0", "flow"]
 PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v", "x0", "flow")
@@ -111,20 +111,22 @@ class FlowPath:
     Args:
         time_scale: the network is told level * time_scale (1000 for most published models).
         min_level: the smallest level above 0 that a schedule may place.
+        max_level: the largest. Below 1 where a model is sampled from a little short of pure noise.
+        whole: the network is told whole numbers, rounded down, as it was trained.
     """
 
     time_scale: float = 1000.0
     min_level: float = 1 / 1000
-
-    @property
-    def max_level(self) -> float:
-        return 1.0
+    max_level: float = 1.0
+    whole: bool = False
 
     def coefficients(self, level: float) -> tuple[float, float]:
         return 1 - level, level
 
     def time(self, level: float) -> float:
-        return level * self.time_scale
+        time = level * self.time_scale
+        # The sliver keeps a whole number whole after a multiplication that rounds.
+        return float(math.floor(time + 1e-6)) if self.whole else time
 
     def level(self, time: float) -> float:
         return time / self.time_scale
@@ -180,6 +182,8 @@ def betas_path(
     Raises:
         UsageError: `kind` is none of the three.
     """
+    import torch  # here, so that tables and recipes can be read without the 1.5 s this takes
+
     if kind == "linear":
         betas = torch.linspace(start, end, count, dtype=torch.float64)
     elif kind == "scaled_linear":

@@ -234,7 +234,8 @@ def levels(
     placed = [shifted(path, float(level), settings.shift) for level in SCHEDULES[name].place(path, count, settings)]
     if settings.terminal:
         placed = _down_to(placed, settings.terminal)
-    placed[0] = min(placed[0], settings.top * path.max_level)
+    if settings.top < 1:
+        placed[0] = min(placed[0], settings.top * path.max_level)
     # "min" ends at the smallest trained level, which the last placed level may already be.
     end = path.min_level if settings.final == "min" and placed[-1] > path.min_level else 0.0
     walk = (*placed, end)
