@@ -10,14 +10,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from diffgen.path import NoisePath, Prediction
 
-Latents = Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# A name in quotes: what only reads tables and recipes must not wait 1.5 s for torch.
+Latents: TypeAlias = "Tensor"
 Residuals = Mapping[str, Any]
 Components = Mapping[str, Any]
 Cap = Literal[
@@ -128,11 +130,11 @@ class Conditioning:
 
 
 def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
     if isinstance(value, Mapping):
         return {key: change(tensor) for key, tensor in value.items()}
-    return tuple(change(tensor) for tensor in value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return tuple(change(tensor) for tensor in value)
+    return None if value is None else change(value)
 
 
 def _shapes(cond: Conditioning) -> list[Any]:
@@ -149,12 +151,14 @@ def _shapes(cond: Conditioning) -> list[Any]:
 
 
 def _join(column: Sequence[Any]) -> Any:
+    import torch
+
     first = column[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(column))
     if isinstance(first, Mapping):
         return {key: torch.cat([part[key] for part in column]) for key in first}
-    return tuple(torch.cat(list(parts)) for parts in zip(*column, strict=True)) if first else first
+    if isinstance(first, tuple):
+        return tuple(torch.cat(list(parts)) for parts in zip(*column, strict=True))
+    return None if first is None else torch.cat(list(column))
 
 
 @dataclass(frozen=True, kw_only=True)

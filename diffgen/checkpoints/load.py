@@ -1,23 +1,24 @@
-"""The one door to a checkpoint: a name or a path in, a `Model` out."""
+"""The one door to a checkpoint: a name or a path in, a `Model` out.
+
+torch and the network libraries are imported by `load` itself, so that finding and naming models costs nothing.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-
-from diffgen import families
-from diffgen.checkpoints.components import read_json
 from diffgen.checkpoints.fingerprint import fingerprint
-from diffgen.checkpoints.folder import read_folder
 from diffgen.contracts import Family
 from diffgen.errors import CheckpointError, UsageError, unknown
 
+if TYPE_CHECKING:
+    import torch
+
 BOX = "box"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 _SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "f16": "float16"}
 
 
@@ -53,6 +54,8 @@ def find(model: str | Path | None) -> tuple[str, Path]:
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device of that name; "auto" is CUDA where there is one, then MPS, then the CPU."""
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -66,14 +69,26 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype of that name; "auto" is float32 on the CPU, else bfloat16 where it is native, else float16."""
+    import torch
+
     if name == "auto":
         if device.type == "cpu":
             return torch.float32
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    dtype: torch.dtype = getattr(torch, dtype_name(name))
+    return dtype
+
+
+def dtype_name(name: str) -> str:
+    """The full name of a dtype given by its full or short name.
+
+    Raises:
+        UsageError: there is no such dtype.
+    """
     full = _SHORT.get(name, name)
     if full not in DTYPES:
         raise unknown("dtype", name, ["auto", *DTYPES, *_SHORT])
-    return DTYPES[full]
+    return full
 
 
 def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = "auto") -> Model:
@@ -88,6 +103,9 @@ def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = 
         CheckpointError: it is missing, damaged, or of a kind diffgen does not know.
         UsageError: the dtype or device is unknown.
     """
+    from diffgen import families
+    from diffgen.checkpoints.folder import read_folder
+
     name, path = find(model)
     place = pick_device(device)
     precision = pick_dtype(dtype, place)
@@ -102,6 +120,8 @@ def _with_own_defaults(path: Path, family: Family) -> Family:
     file = path / "diffgen.json"
     if not file.is_file():
         return family
+    from diffgen.checkpoints.components import read_json
+
     given = read_json(file)
     known = {key: given[key] for key in ("sampler", "schedule", "steps", "guidance", "settings") if key in given}
     if "schedule" in known:
