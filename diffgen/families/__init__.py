@@ -13,8 +13,20 @@ from diffgen.families.common import Parts
 
 # The pipeline class that a diffusers folder names in its model_index.json, and the module that knows it.
 PIPELINES: dict[str, str] = {
+    "ChromaPipeline": "chroma",
+    "FluxFillPipeline": "flux",
+    "FluxKontextPipeline": "flux",
+    "FluxPipeline": "flux",
+    "PixArtSigmaPipeline": "pixart",
+    "StableDiffusion3Pipeline": "sd3",
     "StableDiffusionInpaintPipeline": "stable_diffusion",
+    "StableDiffusionInstructPix2PixPipeline": "stable_diffusion",
     "StableDiffusionPipeline": "stable_diffusion",
+    "StableDiffusionXLImg2ImgPipeline": "sdxl",
+    "StableDiffusionXLInpaintPipeline": "sdxl",
+    "StableDiffusionXLPipeline": "sdxl",
+    "WanImageToVideoPipeline": "wan",
+    "WanPipeline": "wan",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,3 +35,11 @@ def encode_t5(
     with torch.inference_mode():
         hidden, mask, infos = language.encode_sequence(prompts, tokenizer, encode, length=length)
     return hidden, mask.to(hidden.device), text_notes(infos)
+
+
+def lower_case(prompt: str) -> str:
+    """The prompt in lower case without outer spaces, as captions were in the training of some families.
+
+    BREAK, the one word of the prompt language, stays.
+    """
+    return "BREAK".join(part.lower() for part in re.split(r"\bBREAK\b", prompt.strip()))
