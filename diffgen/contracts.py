@@ -180,8 +180,12 @@ class LatentSpec:
         multiple: height and width in pixels must be multiples of this.
         frame_factor: frames a latent in time; frames must be frame_factor * k + 1 where it is above 1.
         frames: frames the model was made for (1 for pictures).
+        most_frames: the most it can draw at once; None where nothing limits it.
+        fps: frames a second it was made for; 0 for pictures.
         size: (width, height) in pixels the model was trained at.
         draw: the axis order in which the reference implementation draws noise, as a permutation of "bcfhw".
+        draw_visual: what the reference implementation draws for a conditioning picture, before the starting
+            noise and from the same generator: noise over one frame of "latents", over its "pixels", or nothing.
     """
 
     channels: int
@@ -189,8 +193,11 @@ class LatentSpec:
     multiple: int = 8
     frame_factor: int = 1
     frames: int = 1
+    most_frames: int | None = None
+    fps: float = 0.0
     size: tuple[int, int] = (512, 512)
     draw: str = "bcfhw"
+    draw_visual: Literal["latents", "pixels"] | None = None
 
     def shape(self, *, batch: int, width: int, height: int, frames: int = 1) -> tuple[int, int, int, int, int]:
         """[batch, channels, frames, height, width] of the latents for a size in pixels."""
@@ -291,6 +298,11 @@ class Family(Protocol):
         "mask": [batch, 1, 1, height, width], 1 where "image" is to be painted anew.
         "reference", "reference_2" ...: pixels of pictures to edit or to look at, each of its own size.
         "vision": tokens [batch, tokens, width] of an image encoder.
+        "given": [1, 1, frames, 1, 1], 1 for the frames of a clip that "image" holds; where none is held, "image"
+            is 0. Both then have one row, shared by the batch.
+        "noise": what `LatentSpec.draw_visual` asks for, one row a clip.
+
+        A frame that the network wants clean comes back in `clean`, and its latents as "kept" in `extra`.
 
         Raises:
             UsageError: the network has no place for one of them, or lacks one.

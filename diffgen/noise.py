@@ -36,17 +36,25 @@ def draw(gens: Sequence[torch.Generator], shape: Sequence[int], order: str = AXE
 
 
 def sequence(
-    seeds: Sequence[int], shape: Sequence[int], *, order: str = AXES, device: torch.device | str = "cpu"
+    seeds: Sequence[int], shape: Sequence[int], *, order: str = AXES, device: torch.device | str = "cpu",
+    skip: Sequence[int] | None = None,
 ) -> tuple[Latents, Callable[[], Noise]]:
     """The first noise of each seed, and a factory for the independent noises that follow it.
 
     Each call of the factory starts again right after the first noise, so a run repeated is a run repeated.
+    Noise of the shape `skip` [batch, channels, frames, height, width] has been drawn from each seed before.
     """
-    first = draw(generators(seeds), shape, order).to(device)
+
+    def begin() -> tuple[list[torch.Generator], Latents]:
+        gens = generators(seeds)
+        if skip is not None:
+            draw(gens, skip)
+        return gens, draw(gens, shape, order)
+
+    first = begin()[1].to(device)
 
     def factory() -> Noise:
-        gens = generators(seeds)
-        draw(gens, shape, order)
+        gens, _ = begin()
 
         def noise(step: Step) -> Latents:
             return draw(gens, shape, order).to(device)

@@ -19,7 +19,9 @@ _MARK = "diffgen_recipe"
 _SHOWN = 60
 
 _TEXTS = ("prompt", "negative", "sampler", "schedule", "dtype", "model", "model_hash", "task", "device")
-_COUNTS = {"seed": None, "steps": 0, "width": 1, "height": 1, "batch": 1, "index": 0, "threads": 1}
+_COUNTS = {
+    "seed": None, "steps": 0, "width": 1, "height": 1, "frames": 1, "batch": 1, "index": 0, "threads": 1,
+}  # fmt: skip
 _TABLES = ("settings", "versions", "extra")
 _REQUIRED = ("prompt", "negative", "task", "batch", "index")
 
@@ -30,9 +32,10 @@ class Recipe:
 
     `seed` is this picture's own seed, not the first of its batch. `batch` is the number of pictures that
     were denoised together and `index` this picture's place among them, because in low precision the batch
-    shape changes the arithmetic. `width` and `height` are pixels. `settings` holds what the sampler, the
-    schedule and the guidance were given beyond their defaults, `versions` the libraries by name, `extra`
-    what this version does not know, and `notes` what happened on the way (a retry, a truncated prompt).
+    shape changes the arithmetic. `width` and `height` are pixels; `frames` and `fps`, frames a second, are
+    None for a picture. `settings` holds what the sampler, the schedule and the guidance were given beyond
+    their defaults, `versions` the libraries by name, `extra` what this version does not know, and `notes`
+    what happened on the way (a retry, a truncated prompt).
     All tables hold JSON values. Raises UsageError for a value of the wrong kind or range.
     """
 
@@ -45,6 +48,8 @@ class Recipe:
     guidance: float | None = None
     width: int | None = None
     height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
     batch: int = 1
     index: int = 0
     task: str = "text_to_image"
@@ -66,8 +71,11 @@ class Recipe:
             _check_text(name, getattr(self, name))
         for name, least in _COUNTS.items():
             _check_count(name, getattr(self, name), least)
-        if self.guidance is not None:
-            object.__setattr__(self, "guidance", _number("guidance", self.guidance))
+        for name in ("guidance", "fps"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _number(name, getattr(self, name)))
+        if self.fps is not None and self.fps <= 0:
+            raise UsageError(f"the recipe's fps must be above 0, not {self.fps}")
         # A copy through JSON: later changes to the caller's dict cannot reach the recipe, tuples become the
         # lists that reading gives back, and a value that JSON cannot hold is found now, not while saving.
         for name in _TABLES:

@@ -42,7 +42,17 @@ class Picture:
     recipe: Recipe
 
 
-Event = Progress | Picture
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A finished clip: float32 pixels [frames, height, width, 3] in 0..1, latents [channels, frames, h, w], recipe."""
+
+    index: int
+    pixels: np.ndarray
+    latents: np.ndarray
+    recipe: Recipe
+
+
+Event = Progress | Picture | Clip
 Planner = Callable[[Model, Sequence[Recipe]], tuple[Plan, tuple[str, ...]]]
 
 
@@ -55,7 +65,7 @@ def batches(recipes: Sequence[Recipe], batch: int) -> Iterator[tuple[Recipe, ...
 
 
 def draw(model: Model, recipes: Sequence[Recipe], planner: Planner, batch: int = 1) -> Iterator[Event]:
-    """Draws every recipe. Each picture comes as soon as it is decoded.
+    """Draws every recipe. Each picture, or clip where the recipe has frames, comes as soon as it is decoded.
 
     Closing the iterator cancels between two steps.
 
@@ -75,12 +85,16 @@ def draw(model: Model, recipes: Sequence[Recipe], planner: Planner, batch: int =
         for k, recipe in enumerate(group):
             pixels, decoding = decode(model.family, last.x[k : k + 1])
             made = replace(recipe, batch=len(group), index=k, notes=(*notes, *last.notes, *decoding))
-            yield Picture(index=done + k, pixels=pixels, latents=last.x[k].cpu().numpy(), recipe=made)
+            latents = last.x[k].cpu().numpy()
+            if recipe.frames is None:
+                yield Picture(index=done + k, pixels=pixels[0], latents=latents, recipe=made)
+            else:
+                yield Clip(index=done + k, pixels=pixels, latents=latents, recipe=made)
         done += len(group)
 
 
 def decode(family: Family, z: Latents) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Pixels [height, width, 3] in 0..1 of one picture's latents, and notes on what had to be done.
+    """Pixels [frames, height, width, 3] in 0..1 of one picture's latents, and notes on what had to be done.
 
     Raises:
         NumericalError: the decoder gives NaN in float32 too.
@@ -94,7 +108,7 @@ def decode(family: Family, z: Latents) -> tuple[np.ndarray, tuple[str, ...]]:
                 pixels = family.decode(z)
         if not bool(torch.isfinite(pixels).all()):
             raise NumericalError("the autoencoder gave NaN in float32 too; its weights are damaged")
-    unit = to_unit(pixels)[0, :, 0].permute(1, 2, 0).cpu().numpy()
+    unit = to_unit(pixels)[0].permute(1, 2, 3, 0).cpu().numpy()
     if float(unit.std()) < BLANK:
         notes.append("the picture is blank")
     return unit, tuple(notes)

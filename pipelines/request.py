@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
+from diffgen.pipelines.extent import check_frames, check_size
 
 from diffgen import samplers, schedules
 from diffgen.checkpoints import Model
@@ -23,19 +24,6 @@ SCHEDULE_SETTINGS = tuple(f.name for f in fields(schedules.ScheduleSettings))
 SEED_LIMIT = 2**63
 
 
-def check_size(family: Family, width: int, height: int) -> None:
-    """Refuses a size the family cannot draw, and names the nearest it can.
-
-    Raises:
-        UsageError: a side is not a positive multiple of `family.spec.multiple`.
-    """
-    unit = family.spec.multiple
-    if width % unit == 0 and height % unit == 0 and min(width, height) >= unit:
-        return
-    near = "x".join(str(max(unit, round(side / unit) * unit)) for side in (width, height))
-    raise UsageError(f"size {width}x{height} cannot be drawn; both sides must be multiples of {unit}, such as {near}")
-
-
 def new_seed() -> int:
     """A seed nobody has asked for: below 2^32, so that every tool can type it."""
     return secrets.randbelow(2**32)
@@ -45,8 +33,12 @@ def resolve(
     model: Model, task: str, *, prompt: str, negative: str = "", seed: int | None = None, count: int = 1,
     size: tuple[int, int] | None = None, steps: int | None = None, guidance: float | None = None,
     sampler: str | None = None, schedule: str | None = None, settings: Mapping[str, Any] | None = None,
+    frames: int | None = None, fps: float | None = None, wordless: bool = False,
 ) -> tuple[Recipe, ...]:  # fmt: skip
     """One whole recipe a picture. Picture k has seed + k.
+
+    A task that makes clips passes `frames`, and `fps` or None for the family's own. `wordless` tasks have a
+    picture to go by, and may have an empty prompt.
 
     A schedule of the user's own leaves the checkpoint's schedule settings behind, since they belong together.
 
@@ -59,7 +51,7 @@ def resolve(
         raise UnsupportedError(
             f"{family.name} cannot do {task}; this checkpoint can do {', '.join(sorted(family.caps))}"
         )
-    if not prompt.strip():
+    if not prompt.strip() and not wordless:
         raise UsageError("the prompt is empty; say what to draw")
     if count < 1:
         raise UsageError(f"count must be at least 1; got {count}")
@@ -68,11 +60,15 @@ def resolve(
         raise UsageError(f"seed must be 0 to {SEED_LIMIT - count - 1}; got {first}")
     width, height = size or family.spec.size
     check_size(family, width, height)
+    if frames is not None:
+        check_frames(family, frames)
+        fps = fps or family.spec.fps
     defaults = family.defaults
-    inherited = _inherited(family, schedule, sampler, width, height, steps or defaults.steps)
+    steps = defaults.steps if steps is None else steps
+    inherited = _inherited(family, schedule, sampler, (width, height, frames or 1, steps))
     common = Recipe(
-        task=task, prompt=prompt, negative=negative, width=width, height=height, steps=steps or defaults.steps,
-        guidance=defaults.guidance if guidance is None else guidance, sampler=sampler or defaults.sampler,
+        task=task, prompt=prompt, negative=negative, width=width, height=height, frames=frames, fps=fps,
+        steps=steps, guidance=defaults.guidance if guidance is None else guidance, sampler=sampler or defaults.sampler,
         schedule=schedule or defaults.schedule, settings={**inherited, **(settings or {})},
         model=model.name, model_hash=model.hash, dtype=str(family.dtype).removeprefix("torch."),
         device=family.device.type, versions=installed_versions(),
@@ -82,9 +78,12 @@ def resolve(
 
 
 def _inherited(
-    family: Family, schedule: str | None, sampler: str | None, width: int, height: int, steps: int
+    family: Family, schedule: str | None, sampler: str | None, extent: tuple[int, int, int, int]
 ) -> dict[str, Any]:
-    """The checkpoint's own settings, as far as they belong to the sampler and schedule in use."""
+    """The checkpoint's own settings, as far as they belong to the sampler and schedule in use.
+
+    `extent` is (width, height, frames, steps).
+    """
     defaults = family.defaults
     kept = dict(defaults.settings)
     if schedule not in (None, defaults.schedule):
@@ -92,7 +91,7 @@ def _inherited(
     if sampler not in (None, defaults.sampler):
         kept = {key: value for key, value in kept.items() if key in (*SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS)}
     if defaults.sized is not None:
-        kept |= defaults.sized(width, height, family.spec.frames, steps)
+        kept |= defaults.sized(*extent)
     return kept
 
 
@@ -110,7 +109,7 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
     spacing = {key: settings.pop(key) for key in SCHEDULE_SETTINGS if key in settings}
     schedule = recipe.schedule or family.defaults.schedule
     placed = schedules.settings_from(schedule, spacing)
-    levels = schedules.levels(schedule, family.path, recipe.steps or family.defaults.steps, placed)
+    levels = schedules.levels(schedule, family.path, family.defaults.steps if recipe.steps is None else recipe.steps, placed)
     scale = family.defaults.guidance if recipe.guidance is None else recipe.guidance
     if "guidance_embedding" in family.caps:
         # The network takes the scale as an input; classifier-free guidance on top is asked for by name.
@@ -138,5 +137,7 @@ def conditioning(
     if "guidance_embedding" in family.caps:
         scale = family.defaults.guidance if recipe.guidance is None else recipe.guidance
         cond = replace(cond, extra={**cond.extra, "guidance": torch.full((len(texts),), scale)})
+    if recipe.fps is not None:
+        cond = replace(cond, extra={**cond.extra, "fps": torch.full((len(texts),), recipe.fps)})
     rows = [cond.rows(slice(k, k + 1)).repeat(batch) for k in range(len(texts))]
     return rows[0], rows[1] if len(rows) > 1 else None, notes

@@ -187,9 +187,9 @@ def test_values_that_json_cannot_hold_are_refused_at_once():
 
 
 def test_unknown_fields_of_a_newer_version_are_kept():
-    data = json.loads(FULL.to_json()) | {"diffgen_recipe": 9, "frames": 16, "extra": {"old": 1}}
+    data = json.loads(FULL.to_json()) | {"diffgen_recipe": 9, "voices": 16, "extra": {"old": 1}}
     recipe = Recipe.from_json(json.dumps(data))
-    assert recipe.extra == {"frames": 16, "old": 1}
+    assert recipe.extra == {"voices": 16, "old": 1}
     assert Recipe.from_json(recipe.to_json()) == recipe
 
 

@@ -1,0 +1,37 @@
+"""Sizes and lengths a family can draw, and the nearest ones to name where it cannot."""
+
+from __future__ import annotations
+
+from diffgen.contracts import Family
+from diffgen.errors import UsageError
+
+
+def check_size(family: Family, width: int, height: int) -> None:
+    """Refuses a size the family cannot draw, and names the nearest it can.
+
+    Raises:
+        UsageError: a side is not a positive multiple of `family.spec.multiple`.
+    """
+    unit = family.spec.multiple
+    if width % unit == 0 and height % unit == 0 and min(width, height) >= unit:
+        return
+    near = "x".join(str(max(unit, round(side / unit) * unit)) for side in (width, height))
+    raise UsageError(f"size {width}x{height} cannot be drawn; both sides must be multiples of {unit}, such as {near}")
+
+
+def check_frames(family: Family, frames: int) -> None:
+    """Refuses a number of frames the family cannot draw, and names the nearest it can.
+
+    Raises:
+        UsageError: it is not `frame_factor` * k + 1, or more than `most_frames`, of `family.spec`.
+    """
+    unit, most = family.spec.frame_factor, family.spec.most_frames
+    if frames < 1 or (most is not None and frames > most):
+        limit = "1 or more" if most is None else f"1 to {most}"
+        raise UsageError(f"{frames} frames cannot be drawn; {family.name} draws {limit}")
+    if (frames - 1) % unit:
+        below = (frames - 1) // unit * unit + 1
+        raise UsageError(
+            f"{frames} frames cannot be drawn; {family.name} draws {unit} k + 1 frames, "
+            f"such as {below} or {below + unit}"
+        )

@@ -1,0 +1,150 @@
+"""Tiny random clip checkpoints, written to disk offline, and what the parity tests of clips share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.tiny import WORDS
+
+TOLERANCE = 1e-4
+
+
+def t5_tokenizer(folder: Path, *, length: int = 512) -> Any:
+    """A T5 tokenizer of a few words and all printable characters."""
+    from transformers import T5Tokenizer
+
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [("▁" + word, -3.0) for word in WORDS if len(word) > 1] + [(letter, -8.0) for letter in letters]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def t5_text(vocabulary: int, *, width: int = 32, multilingual: bool = False) -> Any:
+    """A T5 encoder of two layers, or a UMT5 one."""
+    from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
+
+    options = dict(
+        vocab_size=vocabulary, d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    if multilingual:
+        return UMT5EncoderModel(UMT5Config(**options)).eval()
+    return T5EncoderModel(T5Config(**options)).eval()
+
+
+def clip_vision(*, width: int = 32, side: int = 28) -> tuple[Any, Any]:
+    """CLIP's vision half, and its pre-processing."""
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3, num_attention_heads=4, image_size=side,
+        patch_size=14, projection_dim=width,
+    )  # fmt: skip
+    processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return CLIPVisionModel(config).eval(), processor
+
+
+def wan(folder: Path, *, kind: str = "2.1", seed: int = 0) -> Path:
+    """A Wan folder: "2.1", "2.2" (two experts), "2.1-i2v" (CLIP vision), "2.2-i2v" or "5b"."""
+    from diffusers import (
+        AutoencoderKLWan,
+        UniPCMultistepScheduler,
+        WanImageToVideoPipeline,
+        WanPipeline,
+        WanTransformer3DModel,
+    )
+
+    torch.manual_seed(seed)
+    tokenizer = t5_tokenizer(folder / "tokenizer")
+    from_picture, vision, large = kind.endswith("i2v"), kind == "2.1-i2v", kind == "5b"
+    channels = 16 if not large else 48
+
+    def transformer() -> Any:
+        return WanTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, freq_dim=32, ffn_dim=32, num_layers=2,
+            in_channels=2 * channels + 4 if from_picture else channels, out_channels=channels, text_dim=32,
+            rope_max_seq_len=32, cross_attn_norm=True, image_dim=32 if vision else None,
+            added_kv_proj_dim=24 if vision else None,
+        ).eval()  # fmt: skip
+
+    random = torch.Generator().manual_seed(seed)
+    statistics = dict(
+        latents_mean=(torch.randn(channels, generator=random) * 0.3).tolist(),
+        latents_std=(torch.rand(channels, generator=random) + 0.7).tolist(),
+    )
+    extra = dict(is_residual=True, patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=16)
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=channels, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        **statistics, **(extra if large else {}),
+    ).eval()  # fmt: skip
+    two = kind.startswith("2.2")
+    common = dict(
+        tokenizer=tokenizer, text_encoder=t5_text(len(tokenizer), multilingual=True), vae=vae,
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+        transformer=transformer(), transformer_2=transformer() if two else None, boundary_ratio=0.875 if two else None,
+        expand_timesteps=large,
+    )  # fmt: skip
+    if from_picture:
+        encoder, processor = clip_vision() if vision else (None, None)
+        pipeline = WanImageToVideoPipeline(**common, image_encoder=encoder, image_processor=processor)
+    else:
+        pipeline = WanPipeline(**common)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """A picture of soft random colours, float32 [height, width, 3] in 0..1, whose values 8 bits hold exactly."""
+    small = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(seed))
+    large = torch.nn.functional.interpolate(small, (height, width), mode="bicubic").clamp(0, 1)[0].permute(1, 2, 0)
+    return ((large * 255).round() / 255).numpy()
+
+
+def theirs(
+    kind: Any, folder: Path, seeds: Sequence[int], *, scheduler: Any = None, unpack: Any = None, **call: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """(latents [batch, ...], pixels [batch, frames, height, width, 3] in 0..1) of diffusers' pipeline `kind`."""
+    pipe = kind.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    if scheduler is not None:
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    kept = {}
+
+    def keep(_pipe: Any, _i: int, _t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        kept["latents"] = values["latents"].clone()
+        return values
+
+    gens = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    pixels = pipe(output_type="np", generator=gens, callback_on_step_end=keep, **call).frames
+    latents = kept["latents"] if unpack is None else unpack(kept["latents"])
+    return latents.numpy(), np.asarray(pixels)
+
+
+def ours(clips: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(latents [batch, channels, frames, h, w], pixels [batch, frames, height, width, 3]) of our clips."""
+    return np.stack([clip.latents for clip in clips]), np.stack([clip.pixels for clip in clips])
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference, relative to the reference `b` where that is large."""
+    assert a.shape == b.shape, (a.shape, b.shape)
+    assert np.isfinite(b).all()
+    return float(np.abs(a - b).max() / max(1.0, np.abs(b).max()))
+
+
+def agree(
+    mine: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarray, np.ndarray], limit: float = TOLERANCE
+) -> float:
+    """Asserts that latents and pixels agree, and that they are no constant; gives the larger difference."""
+    assert reference[1].std() > 1e-3, "a blank clip proves nothing"
+    worst = max(difference(*pair) for pair in zip(mine, reference, strict=True))
+    print(f"difference {worst:.1e}")
+    assert worst < limit, [difference(*pair) for pair in zip(mine, reference, strict=True)]
+    return worst
