@@ -15,25 +15,34 @@ import torch
 from tests.tiny import WORDS, autoencoder_kl
 
 
-def reference(folder: Path, seeds: list[int], prompt: str, **call: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(latents as the pipeline holds them after its last step, pixels [n, h, w, 3]) of diffusers' own pipeline."""
+def reference(
+    folder: Path, seeds: list[int], prompt: str, *, twice: bool = False, **call: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """(latents as the pipeline holds them after its last step, pixels [n, h, w, 3]) of diffusers' own pipeline.
+
+    `twice` is for pipelines whose callback does not see the last latents: one run for each.
+    """
     from diffusers import DiffusionPipeline
 
     pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
-    kept = {}
+    kept = []
 
     def keep(_pipe: Any, _i: int, _t: Any, values: dict[str, Any]) -> dict[str, Any]:
-        kept["latents"] = values["latents"].clone()
+        kept.append(values["latents"].clone())
         return values
 
     if "negative_prompt" in call:
         call["negative_prompt"] = [call["negative_prompt"]] * len(seeds)
-    pixels = pipe(
-        prompt=[prompt] * len(seeds), output_type="np", callback_on_step_end=keep,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds], **call,
-    ).images  # fmt: skip
-    return kept["latents"].numpy(), pixels
+
+    def run(**options: Any) -> Any:
+        gens = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        return pipe(prompt=[prompt] * len(seeds), generator=gens, **call, **options).images
+
+    if twice:
+        return run(output_type="latent").numpy(), run(output_type="np")
+    pixels = run(output_type="np", callback_on_step_end=keep)
+    return kept[-1].numpy(), pixels
 
 
 def ours(folder: Path, seeds: list[int], prompt: str, **call: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -93,4 +102,69 @@ def pixart(folder: Path, *, seed: int = 0, **scheduler: Any) -> Path:
         tokenizer=tokenizer, text_encoder=t5_encoder(len(tokenizer)), vae=autoencoder_kl(), transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(**scheduler),
     ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def gemma_tokenizer(folder: Path) -> Any:
+    """Gemma's: pieces with the space before them, no space added, padded on the left by default."""
+    from transformers import GemmaTokenizer
+
+    letters = ["▁", "\n", *(chr(code) for code in range(33, 127))]
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        parts = ["▁", *word]
+        while len(parts) > 1:
+            if (parts[0], parts[1]) not in merges:
+                merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *letters, *("".join(pair) for pair in merges)]
+    tokenizer = GemmaTokenizer(
+        vocab={piece: k for k, piece in enumerate(dict.fromkeys(pieces))}, merges=merges, add_bos_token=True
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def gemma(vocabulary: int) -> Any:
+    """A Gemma 2 text model of two layers, 32 wide."""
+    from transformers import Gemma2Config, Gemma2Model
+
+    return Gemma2Model(
+        Gemma2Config(
+            vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, sliding_window=1024,
+        )
+    ).eval()  # fmt: skip
+
+
+def sana(folder: Path, *, kind: str = "dpm", seed: int = 0) -> Path:
+    """`kind` is "dpm" or "euler" for Sana with either scheduler, or "sprint"."""
+    import diffusers
+
+    torch.manual_seed(seed)
+    tokenizer = gemma_tokenizer(folder / "tokenizer")
+    sprint = kind == "sprint"
+    transformer = diffusers.SanaTransformer2DModel(
+        in_channels=32, out_channels=32, num_attention_heads=2, attention_head_dim=8, num_layers=2,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=32,
+        sample_size=2, guidance_embeds=sprint, qk_norm="rms_norm_across_heads" if sprint else None,
+        timestep_scale=1.0,
+    ).eval()  # fmt: skip
+    vae = diffusers.AutoencoderDC(
+        latent_channels=32, attention_head_dim=8, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8, 8, 8, 8, 16, 32), decoder_block_out_channels=(8, 8, 8, 8, 16, 32),
+        encoder_layers_per_block=(1,) * 6, decoder_layers_per_block=(1,) * 6, scaling_factor=0.41407,
+        encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6, downsample_block_type="Conv",
+        upsample_block_type="interpolate",
+    ).eval()  # fmt: skip
+    scheduler: Any = {
+        "dpm": lambda: diffusers.DPMSolverMultistepScheduler(
+            use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"),
+        "euler": lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        "sprint": lambda: diffusers.SCMScheduler(),
+    }[kind]()  # fmt: skip
+    pipeline = diffusers.SanaSprintPipeline if sprint else diffusers.SanaPipeline
+    pipeline(
+        tokenizer=tokenizer, text_encoder=gemma(len(tokenizer)), vae=vae, transformer=transformer, scheduler=scheduler
+    ).save_pretrained(folder)
     return folder
