@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffgen.contracts import Components, Latents, Patch
-from diffgen.errors import CheckpointError
+from diffgen.errors import CheckpointError, UnsupportedError, UsageError
 from diffgen.prompts import TextInfo
 
 
@@ -68,6 +68,30 @@ def decode_frames(vae: Any, z: Latents) -> Tensor:
     return _from_frames(vae.decode(_as_frames(z).to(vae.dtype), return_dict=False)[0].float(), z.shape[0])
 
 
+def encode_scaled(vae: Any, pixels: Tensor) -> Latents:
+    """`encode_frames`, centred and scaled as the autoencoder's own configuration says."""
+    config = vae.config
+    return (encode_frames(vae, pixels) - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+
+def decode_scaled(vae: Any, z: Latents) -> Tensor:
+    """The inverse of `encode_scaled`, through `decode_frames`."""
+    config = vae.config
+    return decode_frames(vae, z / config.scaling_factor + (config.get("shift_factor") or 0.0))
+
+
+def pictures(family: str, visual: Mapping[str, Tensor], *needed: str) -> tuple[Tensor, ...]:
+    """The pictures `needed` out of what `Family.attach` was given, in that order.
+
+    Raises:
+        UsageError: one is missing, or there is one that the family has no place for.
+    """
+    if set(visual) != set(needed):
+        wanted, given = ", ".join(needed) or "no picture", ", ".join(sorted(visual)) or "none"
+        raise UsageError(f"{family} takes {wanted}; given: {given}")
+    return tuple(visual[name] for name in needed)
+
+
 def to_tokens(latents: Latents, side: int = 2) -> Tensor:
     """Patches of `side` x `side` latents as tokens, row by row.
 
@@ -98,6 +122,16 @@ def in_float32(*names: str) -> Patch:
             yield
 
     return patch
+
+
+def no_text_options(family: str, options: Mapping[str, Any]) -> None:
+    """Refuses settings for text encoders that have none.
+
+    Raises:
+        UnsupportedError: `options` is not empty.
+    """
+    if options:
+        raise UnsupportedError(f"{family} has no setting {sorted(options)[0]!r}: its text encoders take none")
 
 
 def text_notes(infos: Sequence[TextInfo]) -> tuple[str, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from diffgen.contracts import Defaults
 from diffgen.errors import CheckpointError
-from diffgen.path import DiscretePath, NoisePath, Prediction, betas_path
+from diffgen.path import DiscretePath, FlowPath, NoisePath, Prediction, betas_path
 
 PREDICTION_NAMES: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 
@@ -24,7 +25,9 @@ SAMPLER_NAMES = {
     "UniPCMultistepScheduler": "unipc",
 }
 _OPEN_ENDED = {"DPMSolverMultistepScheduler", "UniPCMultistepScheduler"}
-_SIGMA_SPACED = {"EulerDiscreteScheduler", "HeunDiscreteScheduler"}
+_SIGMA_SPACED = {"EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"}
+# Students of few steps (turbo, lightning, LCM) are published with one of these.
+_FEW_STEPS = {"EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "LCMScheduler"}
 _STRETCHED = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
 
 
@@ -84,14 +87,28 @@ def walk_of(config: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
 def read(config: Mapping[str, Any]) -> tuple[NoisePath, Prediction, Defaults]:
     """(path, prediction, defaults) of a checkpoint whose scheduler walks a variance-preserving path."""
     sampler, schedule, settings = walk_of(config)
-    return (
-        discrete_path(config),
-        prediction_of(config),
-        Defaults(sampler=sampler, schedule=schedule, settings=settings),
-    )
+    prediction = prediction_of(config)
+    defaults = Defaults(sampler=sampler, schedule=schedule, settings=settings)
+    if schedule == "trailing" and prediction == "epsilon" and config.get("_class_name") in _FEW_STEPS:
+        # An ordinary model that predicts noise starts below pure noise; only a student of few steps trails.
+        defaults = replace(defaults, steps=4, guidance=1.0)
+    return discrete_path(config), prediction, defaults
 
 
-def flow_shift(config: Mapping[str, Any], *, token: int) -> Callable[[int, int, int, int], Mapping[str, float]]:
+def flow_path(config: Mapping[str, Any]) -> FlowPath:
+    """The straight path of a flow model whose schedules end at its first training level.
+
+    That level is already shifted where the shift is fixed, and `schedules` shifts it once more: so do Stability's
+    own sampler, ComfyUI and diffusers.
+    """
+    first = 1 / config.get("num_train_timesteps", 1000)
+    shift = 1.0 if config.get("use_dynamic_shifting") else float(config.get("shift", 1.0))
+    return FlowPath(min_level=shift * first / (1 + (shift - 1) * first))
+
+
+def flow_shift(
+    config: Mapping[str, Any], *, token: int, frame: int = 1
+) -> Callable[[int, int, int, int], Mapping[str, float]]:
     """`Defaults.sized` for a flow model: its shift, fixed or growing with the picture.
 
     A fixed shift goes this way too, because it belongs to the model: a schedule of the user's own keeps it.
@@ -100,6 +117,7 @@ def flow_shift(config: Mapping[str, Any], *, token: int) -> Callable[[int, int, 
 
     Args:
         token: pixels a token along height and width.
+        frame: frames a token in time.
     """
     if not config.get("use_dynamic_shifting"):
         fixed = float(config.get("shift", 1.0))
@@ -109,7 +127,8 @@ def flow_shift(config: Mapping[str, Any], *, token: int) -> Callable[[int, int, 
     linear = config.get("time_shift_type", "exponential") == "linear"
 
     def sized(width: int, height: int, frames: int, steps: int) -> Mapping[str, float]:
-        mu = base + (top - base) * ((width // token) * (height // token) - low) / (high - low)
+        tokens = (width // token) * (height // token) * ((frames - 1) // frame + 1)
+        mu = base + (top - base) * (tokens - low) / (high - low)
         return {"shift": mu if linear else math.exp(mu)}
 
     return sized

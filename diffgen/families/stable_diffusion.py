@@ -1,14 +1,15 @@
 """Stable Diffusion 1.x and 2.x: a U-Net with cross-attention to one CLIP text encoder.
 
 Latent diffusion, 2112.10752. Version 2 predicts v (2202.00512) at 768 pixels and pads prompts with "!".
-The U-Net's input may have further channels for inpainting (mask and masked latents).
+The U-Net may take further channels: a mask and the latents of what it leaves, for inpainting, or the latents of
+the picture to edit, for InstructPix2Pix (2211.09800).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,10 +26,50 @@ from diffgen.contracts import (
     Residuals,
     Step,
 )
-from diffgen.errors import UsageError
-from diffgen.families.common import Parts, decode_frames, encode_frames, in_float32, text_notes
+from diffgen.errors import CheckpointError, UsageError
+from diffgen.families.common import (
+    Parts,
+    decode_scaled,
+    encode_frames,
+    encode_scaled,
+    in_float32,
+    pictures,
+    text_notes,
+)
 from diffgen.families.scheduler import read as read_scheduler
 from diffgen.path import NoisePath, Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditGuidance:
+    """InstructPix2Pix's guidance (2211.09800, eq. 3), by the words and by the picture to edit.
+
+    blind + image_scale (negative - blind) + scale (positive - negative), where blind sees neither words nor picture.
+
+    Attributes:
+        scale: how far the picture follows the words; at 1 only the positive branch runs.
+        image_scale: how far it stays with the picture.
+    """
+
+    scale: float = 7.5
+    image_scale: float = 1.5
+    space: Literal["output", "x0"] = "output"
+
+    def branches(self, step: Step, pos: Conditioning, neg: Conditioning | None) -> tuple[Branch, ...]:
+        """All three branches, or the positive one alone."""
+        positive = Branch(name="positive", cond=pos)
+        if neg is None or neg.concat is None or self.scale == 1:
+            return (positive,)
+        blind = replace(neg, concat=torch.zeros_like(neg.concat))
+        return positive, Branch(name="negative", cond=neg), Branch(name="blind", cond=blind)
+
+    def combine(self, preds: Mapping[str, Latents], step: Step) -> Latents:
+        """The guided prediction, of the shape of each prediction."""
+        pos = preds["positive"]
+        if "blind" not in preds:
+            return pos
+        neg, blind = preds["negative"], preds["blind"]
+        return blind + self.image_scale * (neg - blind) + self.scale * (pos - neg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,27 +139,30 @@ class StableDiffusion:
         return Conditioning(text={"hidden": hidden}), text_notes(infos)
 
     def attach(self, cond: Conditioning, visual: Mapping[str, Tensor]) -> Conditioning:
-        """`cond` with "concat" latents [batch, extra channels, 1, h, w] for inpainting checkpoints.
+        """`cond` with the U-Net's further channels [batch, channels, 1, h, w] in "concat".
+
+        Inpainting checkpoints take "image" and "mask", InstructPix2Pix takes "reference" in the picture's size.
 
         Raises:
-            UsageError: the U-Net has no room for them.
+            UsageError: a picture is missing, or there is one that this U-Net has no channels for.
         """
-        extra = self.unet.config.in_channels - self.spec.channels
-        concat = visual.get("concat")
-        if concat is None or concat.shape[1] != extra:
-            seen = 0 if concat is None else concat.shape[1]
-            raise UsageError(f"this U-Net takes {extra} extra input channels; got {seen}")
-        return replace(cond, concat=concat)
+        if "inpaint" in self.caps and self.unet.config.in_channels > self.spec.channels:
+            return replace(cond, concat=inpaint_channels(self.vae, *pictures(self.name, visual, "image", "mask")))
+        if "edit" in self.caps:
+            # Trained on latents as the encoder gives them, without the scale.
+            return replace(cond, concat=encode_frames(self.vae, *pictures(self.name, visual, "reference")))
+        pictures(self.name, visual)
+        return cond
 
     def encode(self, pixels: Tensor) -> Latents:
-        return encode_frames(self.vae, pixels) * self.vae.config.scaling_factor
+        return encode_scaled(self.vae, pixels)
 
     def decode(self, z: Latents) -> Tensor:
-        return decode_frames(self.vae, z / self.vae.config.scaling_factor)
+        return decode_scaled(self.vae, z)
 
     def predict(self, x: Latents, step: Step, branch: Branch, residuals: Residuals) -> Latents:
         cond = branch.cond
-        inputs = x if cond.concat is None else torch.cat([x, cond.concat], dim=1)
+        inputs = with_channels(x, cond, self.unet.config.in_channels)
         out = self.unet(
             inputs.squeeze(2).to(self.dtype),
             torch.full((x.shape[0],), step.t, dtype=torch.float32, device=x.device),
@@ -132,10 +176,65 @@ class StableDiffusion:
         return () if self.dtype == torch.float32 else (("the U-Net in float32", in_float32("denoiser")),)
 
 
+def inpaint_channels(vae: Any, image: Tensor, mask: Tensor) -> Latents:
+    """[batch, 1 + channels, 1, h, w]: the mask at the latents' size, then the scaled latents of what it leaves.
+
+    Args:
+        image: [batch, 3, 1, height, width] in -1..1.
+        mask: [batch, 1, 1, height, width]; from 0.5 on it is painted anew.
+    """
+    hole = (mask >= 0.5).to(image.dtype)
+    kept = encode_scaled(vae, image * (1 - hole))
+    small = torch.nn.functional.interpolate(hole.squeeze(2), size=kept.shape[-2:])
+    return torch.cat([small.unsqueeze(2), kept], dim=1)
+
+
+def with_channels(x: Latents, cond: Conditioning, count: int) -> Latents:
+    """`x` and the further channels of `cond`, `count` in all.
+
+    Raises:
+        UsageError: the network takes more or fewer channels than these.
+    """
+    inputs = x if cond.concat is None else torch.cat([x, cond.concat], dim=1)
+    if inputs.shape[1] != count:
+        raise UsageError(
+            f"this network takes {count} channels; got {inputs.shape[1]}: an inpainting or editing checkpoint "
+            "needs its pictures, and any other takes none"
+        )
+    return inputs
+
+
+def kind_of(parts: Parts) -> tuple[str, frozenset[Cap]]:
+    """(suffix of the name, capabilities) by the channels that the U-Net takes beside the latents.
+
+    Raises:
+        CheckpointError: they are neither none, nor a mask and latents, nor latents.
+    """
+    latents = parts["vae"].config.latent_channels
+    extra = parts["unet"].config.in_channels - latents
+    if extra == 0:
+        return "", frozenset({"text_to_image", "image_to_image", "inpaint", "negative_prompt"})
+    if extra == latents + 1:
+        return "-inpaint", frozenset({"inpaint", "negative_prompt"})
+    if extra == latents:
+        return "-edit", frozenset({"edit", "negative_prompt"})
+    raise CheckpointError(
+        f"the U-Net of {parts.origin} takes {extra} channels beside the latents; "
+        f"accepted: 0, {latents} (editing), {latents + 1} (inpainting)"
+    )
+
+
 def build(parts: Parts) -> StableDiffusion:
-    """The family from a checkpoint's parts."""
+    """The family from a checkpoint's parts.
+
+    Raises:
+        CheckpointError: a part is missing, or the U-Net's input is of no known layout.
+    """
     path, prediction, defaults = read_scheduler(parts.configs.get("scheduler", {}))
+    suffix, caps = kind_of(parts)
+    if "edit" in caps:
+        defaults = replace(defaults, guide=EditGuidance)
     return StableDiffusion(
         unet=parts["unet"], vae=parts["vae"], text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"],
-        path=path, prediction=prediction, defaults=defaults,
+        path=path, prediction=prediction, defaults=defaults, name=f"stable-diffusion{suffix}", caps=caps,
     )  # fmt: skip
