@@ -109,7 +109,8 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
     spacing = {key: settings.pop(key) for key in SCHEDULE_SETTINGS if key in settings}
     schedule = recipe.schedule or family.defaults.schedule
     placed = schedules.settings_from(schedule, spacing)
-    levels = schedules.levels(schedule, family.path, family.defaults.steps if recipe.steps is None else recipe.steps, placed)
+    steps = family.defaults.steps if recipe.steps is None else recipe.steps
+    levels = schedules.levels(schedule, family.path, steps, placed)
     scale = family.defaults.guidance if recipe.guidance is None else recipe.guidance
     if "guidance_embedding" in family.caps:
         # The network takes the scale as an input; classifier-free guidance on top is asked for by name.

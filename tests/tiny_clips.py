@@ -100,6 +100,36 @@ def wan(folder: Path, *, kind: str = "2.1", seed: int = 0) -> Path:
     return folder
 
 
+def ltx(folder: Path, *, timed: bool = False, seed: int = 0) -> Path:
+    """An LTX-Video folder; with `timed` its autoencoder is told a time, as from version 0.9.1 on."""
+    from diffusers import (
+        AutoencoderKLLTXVideo,
+        FlowMatchEulerDiscreteScheduler,
+        LTXPipeline,
+        LTXVideoTransformer3DModel,
+    )
+
+    torch.manual_seed(seed)
+    tokenizer = t5_tokenizer(folder / "tokenizer", length=128)
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32,
+        num_layers=2, caption_channels=32,
+    ).eval()  # fmt: skip
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, timestep_conditioning=timed,
+    ).eval()  # fmt: skip
+    vae.latents_mean.copy_(torch.randn(8) * 0.3)
+    vae.latents_std.copy_(torch.rand(8) + 0.7)
+    LTXPipeline(
+        tokenizer=tokenizer, text_encoder=t5_text(len(tokenizer)), vae=vae, transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, shift_terminal=0.1,
+        ),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     """A picture of soft random colours, float32 [height, width, 3] in 0..1, whose values 8 bits hold exactly."""
     small = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(seed))
