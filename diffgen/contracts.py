@@ -63,6 +63,11 @@ class Step:
         alpha, sigma = self.path.coefficients(level)
         return replace(self, level=level, t=self.path.time(level), alpha=alpha, sigma=sigma)
 
+    def to(self, next_level: float) -> Step:
+        """From the same start to another level: the part of the interval an inner stage takes."""
+        next_alpha, next_sigma = self.path.coefficients(next_level)
+        return replace(self, next_level=next_level, next_alpha=next_alpha, next_sigma=next_sigma)
+
     @property
     def lam(self) -> float:
         """ln(alpha / sigma) at `level`; minus infinity where alpha is 0."""
