@@ -135,7 +135,9 @@ class StableDiffusion:
             return self.text_encoder.final_layer_norm(out.hidden_states[-clip_skip]), out.pooler_output
 
         with torch.inference_mode():
-            hidden, _, infos = language.encode_clip(prompts, self.tokenizer, encode_ids)
+            # 77 for every published model; the model in the box reads shorter prompts.
+            length = self.text_encoder.config.max_position_embeddings
+            hidden, _, infos = language.encode_clip(prompts, self.tokenizer, encode_ids, length=length)
         return Conditioning(text={"hidden": hidden}), text_notes(infos)
 
     def attach(self, cond: Conditioning, visual: Mapping[str, Tensor]) -> Conditioning:
