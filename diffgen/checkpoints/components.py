@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,34 +79,23 @@ def load_network(kind: type, folder: Path, dtype: torch.dtype, device: torch.dev
         CheckpointError: keys are missing, unexpected or of another shape.
     """
     config = read_json(folder / "config.json")
-    with torch.device("meta"):
+    with _EmptyOnMeta():
         network = kind.from_config(config)  # type: ignore[attr-defined]
     weights = read_weights(folder, dtype, device, getattr(kind, "_keep_in_fp32_modules", None) or ())
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     _compare(folder, own, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     network.load_state_dict(weights, strict=True, assign=True)
-    _fill_buffers(network, kind, config, device)
-    return network.requires_grad_(False).eval()
+    # The weights are there already; this moves the tables that no file holds.
+    return network.requires_grad_(False).eval().to(device)
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Weights are made by torch.empty and take no memory; what a constructor computes is real."""
+    """Weights are made by torch.empty and take no memory. What a constructor computes and no file holds, such as
+    rotary angles, is real, whether it is kept in a buffer, an attribute or a list.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **{**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})})
-
-
-def _fill_buffers(network: Any, kind: type, config: Mapping[str, Any], device: torch.device) -> None:
-    """Computes the tables that a network makes in its constructor and no file holds, such as rotary angles."""
-    tables = [name for name, buffer in network.named_buffers() if buffer.is_meta]
-    if not tables:
-        return
-    with _EmptyOnMeta():
-        twin = kind.from_config(config)  # type: ignore[attr-defined]
-    made = dict(twin.named_buffers())
-    for name in tables:
-        owner, _, own = name.rpartition(".")
-        network.get_submodule(owner)._buffers[own] = made[name].to(device)
 
 
 def _compare(folder: Path, own: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
