@@ -168,3 +168,37 @@ def sana(folder: Path, *, kind: str = "dpm", seed: int = 0) -> Path:
         tokenizer=tokenizer, text_encoder=gemma(len(tokenizer)), vae=vae, transformer=transformer, scheduler=scheduler
     ).save_pretrained(folder)
     return folder
+
+
+def auraflow(folder: Path, *, seed: int = 0, **scheduler: Any) -> Path:
+    from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
+
+    torch.manual_seed(seed)
+    tokenizer = t5_tokenizer(folder / "tokenizer")
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1,
+        attention_head_dim=8, num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32,
+        pos_embed_max_size=64,
+    ).eval()  # fmt: skip
+    AuraFlowPipeline(
+        tokenizer=tokenizer, text_encoder=t5_encoder(len(tokenizer), kind="UMT5"), vae=autoencoder_kl(),
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 1.73, **scheduler}),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def lumina2(folder: Path, *, seed: int = 0, **scheduler: Any) -> Path:
+    from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
+
+    torch.manual_seed(seed)
+    tokenizer = gemma_tokenizer(folder / "tokenizer")
+    transformer = Lumina2Transformer2DModel(
+        sample_size=8, in_channels=16, hidden_size=24, num_layers=2, num_refiner_layers=1, num_attention_heads=3,
+        num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 2, 2), axes_lens=(300, 32, 32), cap_feat_dim=32,
+    ).eval()  # fmt: skip
+    Lumina2Pipeline(
+        tokenizer=tokenizer, text_encoder=gemma(len(tokenizer)), transformer=transformer,
+        vae=autoencoder_kl(channels=16, scaling_factor=0.3611, shift_factor=0.1159),
+        scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 6.0, **scheduler}),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder

@@ -13,6 +13,7 @@ from diffgen.families.common import Parts
 
 # The pipeline class that a diffusers folder names in its model_index.json, and the module that knows it.
 PIPELINES: dict[str, str] = {
+    "AnimateDiffPipeline": "animatediff",
     "ChromaPipeline": "chroma",
     "FluxFillPipeline": "flux",
     "FluxKontextPipeline": "flux",
