@@ -1,0 +1,105 @@
+"""The finished model as an ordinary diffusers StableDiffusionPipeline folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffgen.train.denoiser import PATH
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from diffgen.errors import UsageError
+
+LIMIT = 40_000_000
+# What the checkpoint is best drawn with, chosen by looking at grids.
+DEFAULTS: dict[str, Any] = {
+    "sampler": "dpmpp_2m",
+    "schedule": "trailing",
+    "steps": 20,
+    "guidance": 3.0,
+    "size": [128, 128],
+}
+
+
+def scheduler() -> DDIMScheduler:
+    """The scheduler whose betas are those that the denoiser was trained on."""
+    return DDIMScheduler(
+        num_train_timesteps=PATH["count"],
+        beta_schedule=PATH["kind"],
+        rescale_betas_zero_snr=PATH["zero_snr"],
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+
+
+def write(
+    folder: Path,
+    *,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    tokenizer_files: Path,
+    unet: UNet2DConditionModel,
+    defaults: dict[str, Any] | None = None,
+) -> int:
+    """Write the five parts in float16 with model_index.json and diffgen.json; return the bytes written.
+
+    Args:
+        tokenizer_files: folder with vocab.json and merges.txt, which older loaders want beside tokenizer.json.
+        defaults: see `DEFAULTS`.
+
+    Raises:
+        UsageError: a weight does not fit float16, or the folder is larger than `LIMIT`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+    for name, part in parts.items():
+        half = {key: value.to(torch.float16) for key, value in part.state_dict().items() if value.is_floating_point()}
+        if not all(value.isfinite().all() for value in half.values()):
+            raise UsageError(f"the {name} holds weights that float16 cannot; it is not fit to be exported")
+        (folder / name).mkdir(exist_ok=True)
+        _save_half(part, folder / name)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    for file in ("vocab.json", "merges.txt"):
+        shutil.copyfile(tokenizer_files / file, folder / "tokenizer" / file)
+    scheduler().save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(_index(), indent=2) + "\n")
+    (folder / "diffgen.json").write_text(json.dumps(defaults or DEFAULTS, indent=2) + "\n")
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if size > LIMIT:
+        raise UsageError(f"the exported model has {size:,} bytes; at most {LIMIT:,} are wanted")
+    return size
+
+
+def _save_half(part: torch.nn.Module, folder: Path) -> None:
+    """Save in float16 without changing the module in hand."""
+    kept = {name: value.data for name, value in part.named_parameters()}
+    for value in part.parameters():
+        value.data = value.data.to(torch.float16)
+    part.save_pretrained(folder)
+    for name, value in part.named_parameters():
+        value.data = kept[name]
+
+
+def _index() -> dict[str, Any]:
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
