@@ -55,7 +55,8 @@ def plan(model: Model, recipes: Sequence[Recipe], *, image: np.ndarray) -> tuple
     before = drawn[spec.draw_visual] if spec.draw_visual else None
     if before is not None:
         visual["noise"] = noise.draw(noise.generators(seeds), before)
-    first, later = noise.sequence(seeds, shape, order=spec.draw, device=family.device, skip=before)
+    kind = request.noise_kind(recipe)
+    first, later = noise.sequence(seeds, shape, order=spec.draw, device=family.device, skip=before, kind=kind)
     pos, neg, notes = request.conditioning(recipe, family, guidance, len(recipes))
     with torch.inference_mode():
         pos = family.attach(pos, {name: tensor.to(family.device) for name, tensor in visual.items()})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffgen.pipelines.extent import check_frames, check_size
 
-from diffgen import samplers, schedules
+from diffgen import noise, samplers, schedules
 from diffgen.checkpoints import Model
 from diffgen.contracts import Conditioning, Family, Guidance, Sampler
 from diffgen.errors import UnsupportedError, UsageError, unknown
@@ -20,6 +20,7 @@ from diffgen.recipe import Recipe, installed_versions
 GUIDANCE_SETTINGS = {"guidance_rescale": "rescale", "guidance_start": "start", "guidance_stop": "stop"}
 TEXT_SETTINGS = ("clip_skip",)
 TRUE_CFG = "true_cfg"
+NOISE = "noise"
 SCHEDULE_SETTINGS = tuple(f.name for f in fields(schedules.ScheduleSettings))
 SEED_LIMIT = 2**63
 
@@ -95,6 +96,19 @@ def _inherited(
     return kept
 
 
+def noise_kind(recipe: Recipe) -> noise.NoiseKind:
+    """Where the noise of a stochastic sampler comes from: the setting `noise`, else the sampler's own kind.
+
+    Raises:
+        UsageError: the setting is neither "fresh" nor "brownian".
+    """
+    info = samplers.SAMPLERS.get(recipe.sampler or "")
+    kind = recipe.settings.get(NOISE) or (info.noise if info else None) or "fresh"
+    if kind not in ("fresh", "brownian"):
+        raise unknown("noise", str(kind), ["fresh", "brownian"])
+    return cast(noise.NoiseKind, kind)
+
+
 def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], float, Guidance]:
     """(sampler, levels, scale of the starting noise, guidance) that a recipe asks for.
 
@@ -117,9 +131,9 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
         scale = settings.pop(TRUE_CFG, 1.0)
     tuning = {GUIDANCE_SETTINGS[key]: settings.pop(key) for key in GUIDANCE_SETTINGS if key in settings}
     guidance = (family.defaults.guide or CFG)(scale=scale, **tuning)
-    strange = sorted(set(settings) - set(TEXT_SETTINGS))
+    strange = sorted(set(settings) - {*TEXT_SETTINGS, NOISE})
     if strange:
-        known = [*(info.settings if info else ()), *SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS, *TEXT_SETTINGS]
+        known = [*(info.settings if info else ()), *SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS, *TEXT_SETTINGS, NOISE]
         raise unknown(f"setting for sampler {name!r} and schedule {schedule!r}", strange[0], known)
     return sampler, levels, schedules.start_scale(family.path, levels[0], placed), guidance
 
@@ -133,9 +147,13 @@ def conditioning(
     apart from every other picture's, so that its neighbours cannot change it.
     """
     options = {key: recipe.settings[key] for key in TEXT_SETTINGS if key in recipe.settings}
+    embedded = "guidance_embedding" in family.caps
     texts = [recipe.prompt] if guidance.scale == 1 else [recipe.prompt, recipe.negative]
     cond, notes = family.encode_text(texts, **options)
-    if "guidance_embedding" in family.caps:
+    if len(texts) == 1 and recipe.negative.strip():
+        above = f"a setting {TRUE_CFG!r} above 1" if embedded else "a guidance above 1"
+        notes = (f"the negative prompt was not used; it needs {above}", *notes)
+    if embedded:
         scale = family.defaults.guidance if recipe.guidance is None else recipe.guidance
         cond = replace(cond, extra={**cond.extra, "guidance": torch.full((len(texts),), scale)})
     if recipe.fps is not None:

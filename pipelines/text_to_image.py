@@ -37,7 +37,8 @@ def plan(model: Model, recipes: Sequence[Recipe]) -> tuple[Plan, tuple[str, ...]
     sampler, levels, scale, guidance = request.walk(recipe, family)
     shape = family.spec.shape(batch=len(recipes), width=recipe.width or 0, height=recipe.height or 0)
     seeds = [recipe.seed or 0 for recipe in recipes]
-    first, later = noise.sequence(seeds, shape, order=family.spec.draw, device=family.device)
+    kind = request.noise_kind(recipe)
+    first, later = noise.sequence(seeds, shape, order=family.spec.draw, device=family.device, kind=kind)
     pos, neg, notes = request.conditioning(recipe, family, guidance, len(recipes))
     return Plan(
         x=first * scale, steps=steps_of(family.path, levels), sampler=sampler, noise=later,

@@ -38,7 +38,7 @@ WALKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
                           dict(sampler="dpmpp_2m", schedule="trailing")),
     "dpmpp_2m_sde": (
         "DPMSolverMultistepScheduler", {"timestep_spacing": "linspace", "algorithm_type": "sde-dpmsolver++"},
-        dict(sampler="dpmpp_2m_sde", schedule="linspace_open")),
+        dict(sampler="dpmpp_2m_sde", schedule="linspace_open", settings={"noise": "fresh"})),
     "unipc": ("UniPCMultistepScheduler", {"timestep_spacing": "linspace"},
               dict(sampler="unipc", schedule="linspace_open")),
     "lcm": ("LCMScheduler", {"original_inference_steps": 50}, {}),
