@@ -22,7 +22,8 @@ class SamplerInfo:
     """A row of the table that `diffgen samplers` prints.
 
     Attributes:
-        order: of convergence on smooth problems; for stochastic samplers of their deterministic part.
+        order: of convergence on smooth problems, the steps that start the history included, as
+            `benchmarks/convergence.py` measures it; for stochastic samplers of their deterministic part.
         evaluations: of the network, a step.
         noise: what a stochastic sampler draws: "fresh" noise at each step, or the increments of one "brownian"
             path, which does not depend on the number of steps; None is deterministic.
@@ -71,15 +72,15 @@ SAMPLERS: dict[str, SamplerInfo] = {
         function=multistep.dpmpp_3m_sde, label="DPM++ 3M SDE", order=3, evaluations=1, noise="brownian", settings=_SDE,
         good_for="rich detail at 50 steps and more"),
     "unipc": SamplerInfo(
-        function=unipc.unipc, label="UniPC", order=3, evaluations=1, settings=("order", "variant"),
+        function=unipc.unipc, label="UniPC", order=2, evaluations=1, settings=("order", "variant"),
         good_for="few steps"),
     "deis": SamplerInfo(
-        function=multistep.deis, label="DEIS", order=3, evaluations=1, settings=("order",), good_for="few steps"),
+        function=multistep.deis, label="DEIS", order=2, evaluations=1, settings=("order",), good_for="few steps"),
     "ipndm": SamplerInfo(
         function=multistep.ipndm, label="IPNDM", order=1, evaluations=1, settings=("order",),
         good_for="few steps on even schedules, whose order it needs"),
     "lms": SamplerInfo(
-        function=multistep.lms, label="LMS", order=4, evaluations=1, settings=("order",),
+        function=multistep.lms, label="LMS", order=2, evaluations=1, settings=("order",),
         good_for="older results; many steps"),
     "res_multistep": SamplerInfo(
         function=multistep.res_multistep, label="RES multistep", order=2, evaluations=1, good_for="few steps"),
