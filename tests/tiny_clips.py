@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 import torch
 
-from tests.tiny import WORDS
+from tests.tiny import WORDS, autoencoder_kl, clip_text, clip_tokenizer
 
 TOLERANCE = 1e-4
 
@@ -127,6 +129,41 @@ def ltx(folder: Path, *, timed: bool = False, seed: int = 0) -> Path:
             use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, shift_terminal=0.1,
         ),
     ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def animatediff(folder: Path, *, joined: bool = True, seed: int = 0) -> Path:
+    """An AnimateDiff folder of at most 8 frames; with `joined` the U-Net has the motion modules in it."""
+    from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter, UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer(folder / "tokenizer")
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=32,
+        attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).eval()  # fmt: skip
+    adapter = MotionAdapter(
+        block_out_channels=(8, 16), motion_layers_per_block=1, motion_mid_block_layers_per_block=1,
+        motion_num_attention_heads=2, motion_norm_num_groups=4, motion_max_seq_length=8,
+    ).eval()  # fmt: skip
+    for weight in adapter.parameters():
+        # Freshly made motion modules end in zeros and would change nothing.
+        torch.nn.init.normal_(weight, std=0.1)
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False, timestep_spacing="trailing",
+        steps_offset=1,
+    )  # fmt: skip
+    pipeline = AnimateDiffPipeline(
+        vae=autoencoder_kl(), text_encoder=clip_text(len(tokenizer)), tokenizer=tokenizer, unet=unet,
+        motion_adapter=adapter, scheduler=scheduler,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    if not joined:
+        rmtree(folder / "unet")
+        unet.save_pretrained(folder / "unet")
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps(index | {"unet": ["diffusers", "UNet2DConditionModel"]}))
     return folder
 
 
