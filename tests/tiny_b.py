@@ -202,3 +202,58 @@ def lumina2(folder: Path, *, seed: int = 0, **scheduler: Any) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 6.0, **scheduler}),
     ).save_pretrained(folder)  # fmt: skip
     return folder
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def qwen_tokenizer(folder: Path) -> Any:
+    """Qwen's: byte-level pieces, control tokens for chats and pictures, a chat template."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        parts = ["Ġ", *word]
+        while len(parts) > 1:
+            if (parts[0], parts[1]) not in merges:
+                merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+    pieces = dict.fromkeys([*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges), "<|endoftext|>"])
+    control = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer = Qwen2Tokenizer(
+        vocab={piece: k for k, piece in enumerate(pieces)}, merges=merges, chat_template=CHAT,
+        extra_special_tokens=control,
+    )  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def z_image(folder: Path, *, seed: int = 0, **scheduler: Any) -> Path:
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(seed)
+    tokenizer = qwen_tokenizer(folder / "tokenizer")
+    text_encoder = Qwen3Model(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        )
+    ).eval()  # fmt: skip
+    transformer = ZImageTransformer2DModel(
+        in_channels=16, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=32,
+        axes_dims=[8, 4, 4], axes_lens=[1024, 64, 64],
+    ).eval()  # fmt: skip
+    # They begin as zeros, which hides what padding does.
+    torch.nn.init.normal_(transformer.x_pad_token)
+    torch.nn.init.normal_(transformer.cap_pad_token)
+    ZImagePipeline(
+        tokenizer=tokenizer, text_encoder=text_encoder, transformer=transformer,
+        vae=autoencoder_kl(channels=16, scaling_factor=0.3611, shift_factor=0.1159),
+        scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **scheduler}),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
