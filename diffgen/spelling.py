@@ -1,0 +1,101 @@
+"""The names people type: A1111's labels, ComfyUI's identifiers and diffusers' classes, fused or apart, any case.
+
+Two ways to say one thing give the same (sampler, schedule), so they give the same recipe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from diffgen.errors import unknown
+from diffgen.samplers import SAMPLERS
+from diffgen.schedules import SCHEDULES
+
+# Other spellings of our samplers, beside their names and labels. A tuple also fixes settings.
+_SAMPLERS: dict[str, str | tuple[str, dict[str, Any]]] = {
+    "euler a": "euler_ancestral", "k euler": "euler", "k euler a": "euler_ancestral",
+    "euler ancestral rf": "euler_ancestral", "edm euler": "euler",
+    "dpm2": "dpm_2", "kdpm2": "dpm_2", "dpm2 a": "dpm_2_ancestral", "dpm2 ancestral": "dpm_2_ancestral",
+    "kdpm2 ancestral": "dpm_2_ancestral", "kdpm2 a": "dpm_2_ancestral",
+    "dpm++ 2m": "dpmpp_2m", "dpm solver++ 2m": "dpmpp_2m", "dpm solver++": "dpmpp_2m",
+    "dpm++ 2m sde": "dpmpp_2m_sde", "dpmpp 2m sde gpu": "dpmpp_2m_sde",
+    "dpm++ 3m sde": "dpmpp_3m_sde", "dpmpp 3m sde gpu": "dpmpp_3m_sde",
+    "dpm++ sde": "dpmpp_sde", "dpmpp sde gpu": "dpmpp_sde", "dpm solver sde": "dpmpp_sde",
+    "dpm++ 2s a": "dpmpp_2s_ancestral", "dpm++ 2s ancestral": "dpmpp_2s_ancestral", "dpmpp 2s a": "dpmpp_2s_ancestral",
+    "dpm solver singlestep": ("dpmpp_2s_ancestral", {"eta": 0.0}), "dpm++ 2s": ("dpmpp_2s_ancestral", {"eta": 0.0}),
+    "dpm solver multistep": "dpmpp_2m", "edm dpm solver multistep": "dpmpp_2m",
+    "uni pc": "unipc", "unipc multistep": "unipc", "uni pc bh2": "unipc", "uni pc bh1": ("unipc", {"variant": "bh1"}),
+    "deis multistep": "deis", "pndm": "plms", "lms discrete": "lms", "heun discrete": "heun", "k heun": "heun",
+    "euler discrete": "euler", "euler ancestral discrete": "euler_ancestral", "kdpm2 discrete": "dpm_2",
+    "kdpm2 ancestral discrete": "dpm_2_ancestral", "flow match euler discrete": "euler",
+    "flow match heun discrete": "heun", "flow match lcm": "lcm", "res": "res_multistep", "seeds2": "seeds_2",
+    "k lms": "lms", "k dpm 2": "dpm_2", "k dpm 2 a": "dpm_2_ancestral", "k dpmpp 2m": "dpmpp_2m",
+    "k dpmpp sde": "dpmpp_sde", "k dpmpp 2s a": "dpmpp_2s_ancestral", "k dpmpp 2m sde": "dpmpp_2m_sde",
+}  # fmt: skip
+_SCHEDULES: dict[str, str] = {
+    "sgm uniform": "sgm_uniform", "k karras": "karras", "uniform": "normal", "exp": "exponential", "native": "normal",
+    "even level": "uniform", "uniform level": "uniform",
+}  # fmt: skip
+# What "Automatic" means for a sampler in the web UI; for the others it is the plain spacing.
+AUTOMATIC: dict[str, str] = {
+    "dpmpp_2m": "karras", "dpmpp_sde": "karras", "dpmpp_2s_ancestral": "karras", "dpm_2": "karras",
+    "dpm_2_ancestral": "karras", "dpmpp_2m_sde": "exponential", "dpmpp_3m_sde": "exponential",
+}  # fmt: skip
+
+
+def _key(name: str) -> str:
+    """What is compared: letters and digits alone, "++" as "pp", without diffusers' class ending."""
+    plain = re.sub(r"(?i)scheduler$", "", name.strip()).lower().replace("++", "pp")
+    return re.sub(r"[^a-z0-9]", "", plain)
+
+
+def _table(labels: Mapping[str, str], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Compared form -> meaning. `others` wins: "Uniform" as a person types it is A1111's label for `normal`."""
+    own = {_key(name): name for name in labels} | {_key(label): name for name, label in labels.items()}
+    return own | {_key(spelling): meant for spelling, meant in others.items()}
+
+
+def _tables() -> tuple[dict[str, Any], dict[str, str]]:
+    samplers = _table({name: info.label for name, info in SAMPLERS.items()}, _SAMPLERS)
+    return samplers, _table({name: info.label for name, info in SCHEDULES.items()}, _SCHEDULES)
+
+
+def canonical(sampler: str | None, schedule: str | None = None) -> tuple[str | None, str | None, dict[str, Any]]:
+    """(sampler, schedule, settings) in our names; None stays None.
+
+    A schedule fused to the sampler ("DPM++ 2M Karras") counts unless another one is given. "Automatic" is A1111's
+    choice for the sampler.
+
+    Raises:
+        UsageError: a name is unknown; the message lists the nearest.
+
+    >>> canonical("DPM++ 2M Karras")
+    ('dpmpp_2m', 'karras', {})
+    """
+    samplers, schedules = _tables()
+    found, fused, settings = (None, None, {}) if sampler is None else _sampler(sampler, samplers, schedules)
+    if schedule is None:
+        return found, fused, settings
+    if _key(schedule) == "automatic":
+        return found, AUTOMATIC.get(found or "", "normal"), settings
+    if schedule in SCHEDULES:
+        return found, schedule, settings
+    if _key(schedule) not in schedules:
+        raise unknown("schedule", schedule, SCHEDULES)
+    return found, schedules[_key(schedule)], settings
+
+
+def _sampler(
+    name: str, samplers: Mapping[str, Any], schedules: Mapping[str, str]
+) -> tuple[str, str | None, dict[str, Any]]:
+    key = _key(name)
+    endings = ["", *sorted(schedules, key=len, reverse=True)]
+    for ending in endings:
+        front = key.removesuffix(ending)
+        if front in samplers and (not ending or front != key):
+            meant = samplers[front]
+            fixed = {} if isinstance(meant, str) else dict(meant[1])
+            return meant if isinstance(meant, str) else meant[0], schedules.get(ending), fixed
+    raise unknown("sampler", name, SAMPLERS)
