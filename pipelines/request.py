@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -17,7 +18,9 @@ from diffgen.errors import UnsupportedError, UsageError, unknown
 from diffgen.guidance import CFG
 from diffgen.recipe import Recipe, installed_versions
 
-GUIDANCE_SETTINGS = {"guidance_rescale": "rescale", "guidance_start": "start", "guidance_stop": "stop"}
+GUIDANCE_SETTINGS = {
+    "guidance_rescale": "rescale", "guidance_start": "start", "guidance_stop": "stop", "image_guidance": "image_scale",
+}  # fmt: skip
 TEXT_SETTINGS = ("clip_skip",)
 TRUE_CFG = "true_cfg"
 NOISE = "noise"
@@ -129,13 +132,21 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
     if "guidance_embedding" in family.caps:
         # The network takes the scale as an input; classifier-free guidance on top is asked for by name.
         scale = settings.pop(TRUE_CFG, 1.0)
-    tuning = {GUIDANCE_SETTINGS[key]: settings.pop(key) for key in GUIDANCE_SETTINGS if key in settings}
-    guidance = (family.defaults.guide or CFG)(scale=scale, **tuning)
+    guide = family.defaults.guide or CFG
+    tuned = {key: field for key, field in GUIDANCE_SETTINGS.items() if _takes(guide, field)}
+    guidance = guide(scale=scale, **{tuned[key]: settings.pop(key) for key in tuned if key in settings})
     strange = sorted(set(settings) - {*TEXT_SETTINGS, NOISE})
     if strange:
         known = [*(info.settings if info else ()), *SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS, *TEXT_SETTINGS, NOISE]
         raise unknown(f"setting for sampler {name!r} and schedule {schedule!r}", strange[0], known)
     return sampler, levels, schedules.start_scale(family.path, levels[0], placed), guidance
+
+
+def _takes(guide: Callable[..., Guidance], name: str) -> bool:
+    """Whether a guidance has a setting of that name; one that passes its settings on is made around CFG."""
+    parameters = inspect.signature(guide).parameters
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return name in parameters or (passes_on and name in inspect.signature(CFG).parameters)
 
 
 def conditioning(
@@ -151,8 +162,9 @@ def conditioning(
     texts = [recipe.prompt] if guidance.scale == 1 else [recipe.prompt, recipe.negative]
     cond, notes = family.encode_text(texts, **options)
     if len(texts) == 1 and recipe.negative.strip():
-        above = f"a setting {TRUE_CFG!r} above 1" if embedded else "a guidance above 1"
-        notes = (f"the negative prompt was not used; it needs {above}", *notes)
+        needs = f"it needs the setting {TRUE_CFG!r} above 1" if embedded else "it needs a guidance above 1"
+        reason = needs if "negative_prompt" in family.caps else f"{family.name} takes none"
+        notes = (f"the negative prompt was not used; {reason}", *notes)
     if embedded:
         scale = family.defaults.guidance if recipe.guidance is None else recipe.guidance
         cond = replace(cond, extra={**cond.extra, "guidance": torch.full((len(texts),), scale)})
