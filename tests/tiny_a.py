@@ -138,11 +138,6 @@ def sd3(folder: Path, *, t5: bool = True, seed: int = 0, **scheduler: Any) -> Pa
         text_encoder_2=tiny.clip_text(len(tokenizer_2), width=24, projection=24),
         text_encoder_3=t5_encoder(len(tokenizer_3), width=64) if t5 else None,
     ).save_pretrained(folder)  # fmt: skip
-    if not t5:
-        # diffusers leaves absent parts out of the index, and then asks for them.
-        index = json.loads((folder / "model_index.json").read_text())
-        absent = {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
-        (folder / "model_index.json").write_text(json.dumps({**index, **absent}))
     return folder
 
 

@@ -48,17 +48,20 @@ def test_inpainting_draws_the_reference_picture(
     assert difference(mine, pixels) < TOLERANCE
 
 
-@pytest.mark.parametrize(("guidance", "seeds", "size"), [(7.5, [3, 4, 5], (48, 80)), (1.0, [7], (64, 64))])
+@pytest.mark.parametrize(
+    ("guidance", "faithful", "seeds", "size"), [(7.5, 1.2, [3, 4, 5], (48, 80)), (1.0, 1.5, [7], (64, 64))]
+)
 def test_editing_draws_the_reference_picture(
-    guidance: float, seeds: list[int], size: tuple[int, int], edit: Path
+    guidance: float, faithful: float, seeds: list[int], size: tuple[int, int], edit: Path
 ) -> None:
     image = tiny_a.picture(*size)
     got, mine = tiny_a.attached(
-        edit, "edit", seeds, PROMPT, {"reference": image}, negative=NEGATIVE, steps=6, guidance=guidance, size=size
-    )
+        edit, "edit", seeds, PROMPT, {"reference": image}, negative=NEGATIVE, steps=6, guidance=guidance, size=size,
+        settings={"image_guidance": faithful},
+    )  # fmt: skip
     want, pixels = reference(
         edit, seeds, PROMPT, negative_prompt=NEGATIVE, num_inference_steps=6, guidance_scale=guidance,
-        image_guidance_scale=1.5, image=[tiny_a.pil(image)] * len(seeds),
+        image_guidance_scale=faithful, image=[tiny_a.pil(image)] * len(seeds),
     )  # fmt: skip
     assert difference(got, want) < TOLERANCE
     assert difference(mine, pixels) < TOLERANCE
@@ -73,6 +76,8 @@ def test_refuses_what_it_cannot_draw(inpaint: Path, edit: Path, sd_folder: Path,
         plain.attach(cond, {"reference": torch.zeros(1, 3, 1, 64, 64)})
     with pytest.raises(UsageError, match="takes image, mask; given: image"):
         diffgen.load(inpaint).family.attach(cond, {"image": torch.zeros(1, 3, 1, 64, 64)})
+    with pytest.raises(UsageError, match="unknown setting .* 'image_guidance'"):
+        ours(sd_folder, [1], PROMPT, settings={"image_guidance": 1.5})
     with pytest.raises(CheckpointError, match="takes 1 channels beside the latents"):
         diffgen.load(tiny.stable_diffusion(tmp_path, in_channels=5))
 

@@ -73,7 +73,8 @@ def test_the_refiner_is_told_aesthetic_scores(guidance: float, seeds: list[int],
     scheduler.set_timesteps(5)
     want, pixels = reference(
         refiner, seeds, PROMPT, negative_prompt=NEGATIVE, num_inference_steps=5, guidance_scale=guidance,
-        strength=1.0, image=[tiny_a.pil(tiny_a.picture(48, 64))] * len(seeds), latents=noise * scheduler.init_noise_sigma,
+        strength=1.0, image=[tiny_a.pil(tiny_a.picture(48, 64))] * len(seeds),
+        latents=noise * scheduler.init_noise_sigma,
     )  # fmt: skip
     assert difference(got, want) < TOLERANCE
     assert difference(mine, pixels) < TOLERANCE
