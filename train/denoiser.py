@@ -48,7 +48,7 @@ class DenoiserSettings:
     channels: tuple[int, ...] = (96, 192)
     heads: int = 4
     layers: int = 1
-    batch: int = 12
+    batch: int = 16
     drop: float = 0.1
     captions: int = 6
     density: Density = field(default_factory=Density)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +39,46 @@ def scheduler() -> DDIMScheduler:
     )
 
 
+def assemble(folder: Path, *, autoencoder: Path, text_encoder: Path, unet: Path) -> int:
+    """`write` from folders of trained parts; return the bytes written.
+
+    Args:
+        text_encoder: holds `text_encoder` and `tokenizer`, as a text-encoder run's `model` and a checkpoint do.
+
+    Raises:
+        UsageError: as `write`, or a folder is missing.
+    """
+    for part in (autoencoder, text_encoder / "text_encoder", text_encoder / "tokenizer", unet):
+        if not part.is_dir():
+            raise UsageError(f"there is no folder {part}")
+    return write(
+        folder,
+        vae=AutoencoderKL.from_pretrained(autoencoder, torch_dtype=torch.float32),
+        text_encoder=CLIPTextModel.from_pretrained(text_encoder / "text_encoder", dtype=torch.float32),
+        tokenizer=CLIPTokenizer.from_pretrained(text_encoder / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(unet, torch_dtype=torch.float32),
+    )
+
+
 def write(
     folder: Path,
     *,
     vae: AutoencoderKL,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
-    tokenizer_files: Path,
     unet: UNet2DConditionModel,
     defaults: dict[str, Any] | None = None,
 ) -> int:
     """Write the five parts in float16 with model_index.json and diffgen.json; return the bytes written.
 
     Args:
-        tokenizer_files: folder with vocab.json and merges.txt, which older loaders want beside tokenizer.json.
         defaults: see `DEFAULTS`.
 
     Raises:
         UsageError: a weight does not fit float16, or the folder is larger than `LIMIT`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+    parts: dict[str, Any] = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
     for name, part in parts.items():
         half = {key: value.to(torch.float16) for key, value in part.state_dict().items() if value.is_floating_point()}
         if not all(value.isfinite().all() for value in half.values()):
@@ -68,8 +86,7 @@ def write(
         (folder / name).mkdir(exist_ok=True)
         _save_half(part, folder / name)
     tokenizer.save_pretrained(folder / "tokenizer")
-    for file in ("vocab.json", "merges.txt"):
-        shutil.copyfile(tokenizer_files / file, folder / "tokenizer" / file)
+    _save_word_lists(folder / "tokenizer")
     scheduler().save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(_index(), indent=2) + "\n")
     (folder / "diffgen.json").write_text(json.dumps(defaults or DEFAULTS, indent=2) + "\n")
@@ -79,7 +96,15 @@ def write(
     return size
 
 
-def _save_half(part: torch.nn.Module, folder: Path) -> None:
+def _save_word_lists(folder: Path) -> None:
+    """Write vocab.json and merges.txt, which older loaders want, out of tokenizer.json."""
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _save_half(part: Any, folder: Path) -> None:
     """Save in float16 without changing the module in hand."""
     kept = {name: value.data for name, value in part.named_parameters()}
     for value in part.parameters():

@@ -30,6 +30,11 @@ def principal_patches(pictures: Tensor, count: int) -> Tensor:
     return (best / spread[:, None] ** 0.5 / spread[0] ** 0.5).reshape(count, 3, PATCH, PATCH)
 
 
+def _no_bias(conv: nn.Conv2d) -> None:
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
 def _pass_through(conv: nn.Conv2d) -> None:
     """Copy the first channels; the others keep a tenth of their random start, so that they can differ."""
     with torch.no_grad():
@@ -38,14 +43,14 @@ def _pass_through(conv: nn.Conv2d) -> None:
         conv.weight.mul_(0.1)
         conv.weight[:same] = 0
         conv.weight[range(same), range(same), middle, middle] = 1
-        conv.bias.zero_()
+        _no_bias(conv)
 
 
 def _space_to_depth(conv: nn.Conv2d, channels: int) -> None:
     """Make a 3x3 stride-2 convolution (padded right and below) write the 2x2 pixels of `channels` as 4 x channels."""
     with torch.no_grad():
         conv.weight[: 4 * channels] = 0
-        conv.bias.zero_()
+        _no_bias(conv)
         for channel in range(channels):
             for part in range(4):
                 conv.weight[4 * channel + part, channel, part // 2, part % 2] = 1

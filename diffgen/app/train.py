@@ -101,6 +101,19 @@ def denoiser(
     )
 
 
+@app.command("export")
+def export(
+    autoencoder: Annotated[Path, typer.Option(help="Folder of the trained autoencoder.")],
+    text_encoder: Annotated[Path, typer.Option(help="Folder that holds text_encoder and tokenizer.")],
+    unet: Annotated[Path, typer.Option(help="Folder of the trained U-Net.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
+) -> None:
+    """Put the trained parts together as a StableDiffusionPipeline folder in float16."""
+    from diffgen.train.export import assemble
+
+    print(f"{assemble(out, autoencoder=autoencoder, text_encoder=text_encoder, unet=unet):,} bytes in {out}")
+
+
 def evaluate(
     folder: Annotated[Path | None, typer.Option(help="Checkpoint folder; by default the model in the box.")] = None,
     data: Data = CACHE / "emoji",
