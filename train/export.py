@@ -9,7 +9,8 @@ from typing import Any
 import diffusers
 import torch
 from diffgen.train.denoiser import PATH
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from diffusers.schedulers import DPMSolverMultistepScheduler
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffgen.errors import UsageError
@@ -25,17 +26,14 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def scheduler() -> DDIMScheduler:
-    """The scheduler whose betas are those that the denoiser was trained on."""
-    return DDIMScheduler(
+def scheduler() -> DPMSolverMultistepScheduler:
+    """The scheduler with the betas that the denoiser was trained on, and the walk that `DEFAULTS` names."""
+    return DPMSolverMultistepScheduler(
         num_train_timesteps=PATH["count"],
         beta_schedule=PATH["kind"],
         rescale_betas_zero_snr=PATH["zero_snr"],
         prediction_type="v_prediction",
         timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=True,
-        steps_offset=1,
     )
 
 
@@ -110,6 +108,10 @@ def _save_half(part: Any, folder: Path) -> None:
     for value in part.parameters():
         value.data = value.data.to(torch.float16)
     part.save_pretrained(folder)
+    # transformers takes the dtype on disk for the one to run in; diffusers' pipelines run in float32 unless told.
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "dtype" in config:
+        (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
     for name, value in part.named_parameters():
         value.data = kept[name]
 
@@ -122,7 +124,7 @@ def _index() -> dict[str, Any]:
         "image_encoder": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
