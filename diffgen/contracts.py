@@ -183,7 +183,9 @@ class LatentSpec:
         channels: latent channels that are denoised.
         factor: pixels a latent along height and width.
         multiple: height and width in pixels must be multiples of this.
-        frame_factor: frames a latent in time; frames must be frame_factor * k + 1 where it is above 1.
+        frame_factor: frames a latent in time. The first latent stands for one frame.
+        frame_step: frames must be frame_step * k + 1; None is frame_factor.
+        frame_lead: latents in time before the first frame's, which stand for no frame.
         frames: frames the model was made for (1 for pictures).
         most_frames: the most it can draw at once; None where nothing limits it.
         fps: frames a second it was made for; 0 for pictures.
@@ -197,6 +199,8 @@ class LatentSpec:
     factor: int = 8
     multiple: int = 8
     frame_factor: int = 1
+    frame_step: int | None = None
+    frame_lead: int = 0
     frames: int = 1
     most_frames: int | None = None
     fps: float = 0.0
@@ -206,7 +210,7 @@ class LatentSpec:
 
     def shape(self, *, batch: int, width: int, height: int, frames: int = 1) -> tuple[int, int, int, int, int]:
         """[batch, channels, frames, height, width] of the latents for a size in pixels."""
-        latent_frames = (frames - 1) // self.frame_factor + 1
+        latent_frames = self.frame_lead + (frames - 1) // self.frame_factor + 1
         return batch, self.channels, latent_frames, height // self.factor, width // self.factor
 
 
@@ -262,6 +266,9 @@ class Guidance(Protocol):
     @property
     def scale(self) -> float:
         """How strongly the positive branch is pushed away from the others; at 1 no negative is encoded."""
+
+    def fresh(self) -> Guidance:
+        """A copy that remembers nothing, for one run; itself where there is nothing to remember."""
 
     def branches(self, step: Step, pos: Conditioning, neg: Conditioning | None) -> tuple[Branch, ...]:
         """The predictions needed at this step."""

@@ -91,6 +91,7 @@ def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
     """
     notes: list[str] = []
     ladder = iter(family.safer())
+    guidance = plan.guidance.fresh()
     latest = plan.x
     with ExitStack() as stack:
         for patch in plan.patches:
@@ -98,7 +99,7 @@ def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
 
         def evaluate(x: Latents, step: Step) -> Latents:
             nonlocal latest
-            latest = _guided_x0(family, plan.guidance, plan.controls, x, step, plan.pos, plan.neg)
+            latest = _guided_x0(family, guidance, plan.controls, x, step, plan.pos, plan.neg)
             while not bool(torch.isfinite(latest).all()):
                 rung = next(ladder, None)
                 if rung is None:
@@ -108,7 +109,7 @@ def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
                     )
                 notes.append(f"step {step.index + 1}: NaN, retried with {rung[0]}")
                 stack.enter_context(rung[1](family.components))
-                latest = _guided_x0(family, plan.guidance, plan.controls, x, step, plan.pos, plan.neg)
+                latest = _guided_x0(family, guidance, plan.controls, x, step, plan.pos, plan.neg)
             return latest
 
         denoise: Denoiser = evaluate

@@ -15,11 +15,14 @@ from diffgen import noise, samplers, schedules
 from diffgen.checkpoints import Model
 from diffgen.contracts import Conditioning, Family, Guidance, Sampler
 from diffgen.errors import UnsupportedError, UsageError, unknown
-from diffgen.guidance import CFG
+from diffgen.guidance import CFG, PUSHES
 from diffgen.recipe import Recipe, installed_versions
+from diffgen.spelling import canonical
 
 GUIDANCE_SETTINGS = {
-    "guidance_rescale": "rescale", "guidance_start": "start", "guidance_stop": "stop", "image_guidance": "image_scale",
+    "guidance_method": "method", "guidance_rescale": "rescale", "guidance_percentile": "percentile",
+    "guidance_start": "start", "guidance_stop": "stop", "guidance_converged": "converged",
+    "image_guidance": "image_scale",
 }  # fmt: skip
 TEXT_SETTINGS = ("clip_skip",)
 TRUE_CFG = "true_cfg"
@@ -55,6 +58,7 @@ def resolve(
         raise UnsupportedError(
             f"{family.name} cannot do {task}; this checkpoint can do {', '.join(sorted(family.caps))}"
         )
+    sampler, schedule, fixed = canonical(sampler, schedule)
     if not prompt.strip() and not wordless:
         raise UsageError("the prompt is empty; say what to draw")
     if count < 1:
@@ -73,7 +77,7 @@ def resolve(
     common = Recipe(
         task=task, prompt=prompt, negative=negative, width=width, height=height, frames=frames, fps=fps,
         steps=steps, guidance=defaults.guidance if guidance is None else guidance, sampler=sampler or defaults.sampler,
-        schedule=schedule or defaults.schedule, settings={**inherited, **(settings or {})},
+        schedule=schedule or defaults.schedule, settings={**inherited, **fixed, **(settings or {})},
         model=model.name, model_hash=model.hash, dtype=str(family.dtype).removeprefix("torch."),
         device=family.device.type, versions=installed_versions(),
     )  # fmt: skip
@@ -134,7 +138,11 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
         scale = settings.pop(TRUE_CFG, 1.0)
     guide = family.defaults.guide or CFG
     tuned = {key: field for key, field in GUIDANCE_SETTINGS.items() if _takes(guide, field)}
-    guidance = guide(scale=scale, **{tuned[key]: settings.pop(key) for key in tuned if key in settings})
+    chosen = {tuned[key]: settings.pop(key) for key in tuned if key in settings}
+    if push := PUSHES.get(str(chosen.get("method"))):
+        own = {name: f"guidance_{name}" for name in push.settings}
+        chosen["tuning"] = {name: settings.pop(key) for name, key in own.items() if key in settings}
+    guidance = guide(scale=scale, **chosen)
     strange = sorted(set(settings) - {*TEXT_SETTINGS, NOISE})
     if strange:
         known = [*(info.settings if info else ()), *SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS, *TEXT_SETTINGS, NOISE]

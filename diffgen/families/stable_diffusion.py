@@ -55,6 +55,10 @@ class EditGuidance:
     image_scale: float = 1.5
     space: Literal["output", "x0"] = "output"
 
+    def fresh(self) -> EditGuidance:
+        """Itself: it remembers nothing."""
+        return self
+
     def branches(self, step: Step, pos: Conditioning, neg: Conditioning | None) -> tuple[Branch, ...]:
         """All three branches, or the positive one alone."""
         positive = Branch(name="positive", cond=pos)
@@ -195,8 +199,11 @@ def with_channels(x: Latents, cond: Conditioning, count: int) -> Latents:
     """`x` and the further channels of `cond`, `count` in all.
 
     Raises:
-        UsageError: the network takes more or fewer channels than these.
+        UsageError: the network takes more or fewer channels than these, or they are of another size.
     """
+    if cond.concat is not None and cond.concat.shape[-2:] != x.shape[-2:]:
+        seen, wanted = ("x".join(map(str, z.shape[:-3:-1])) for z in (cond.concat, x))
+        raise UsageError(f"the attached picture has {seen} latents; the drawn one has {wanted}: give it the same size")
     inputs = x if cond.concat is None else torch.cat([x, cond.concat], dim=1)
     if inputs.shape[1] != count:
         raise UsageError(

@@ -145,5 +145,5 @@ def test_controls_add_up_and_wrappers_surround() -> None:
 
 def test_guidance_in_either_space_is_the_same_where_it_is_linear() -> None:
     made = plan(sampler=make("euler"))
-    clean = plan(sampler=make("euler"), guidance=CFG(scale=3.0, space="x0"))
+    clean = plan(sampler=make("euler"), guidance=CFG(scale=3.0, within="x0"))
     assert torch.allclose(last(Toy(), made).x, last(Toy(), clean).x, atol=1e-4)

@@ -7,7 +7,7 @@ import torch
 
 from diffgen.contracts import Conditioning, steps_of
 from diffgen.errors import UsageError
-from diffgen.guidance import CFG
+from diffgen.guidance import CFG, PUSHES
 from diffgen.path import betas_path
 from diffgen.schedules import levels
 
@@ -52,3 +52,91 @@ def test_an_interval_saves_the_negative_branch_outside() -> None:
 def test_values_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="must"):
         CFG(**values)
+
+
+def push(method: str, scale: float = 4.0, **options: object) -> torch.Tensor:
+    guidance = CFG(scale=scale, method=method, **options).fresh()  # type: ignore[arg-type]
+    return guidance.combine(predictions(), STEPS[2])
+
+
+def reference() -> tuple[torch.Tensor, torch.Tensor]:
+    # diffusers' guiders take [batch, channels, height, width].
+    preds = predictions()
+    return preds["positive"].squeeze(2), preds["negative"].squeeze(2)
+
+
+def test_projected_guidance_is_the_references() -> None:
+    from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
+
+    pos, neg = reference()
+    want = normalized_guidance(pos, neg, 3.0, None, eta=0.2, norm_threshold=2.0, use_original_formulation=True)
+    got = push("apg", tuning={"parallel": 0.2, "threshold": 2.0})
+    assert torch.allclose(got.squeeze(2), want, atol=1e-5)
+
+
+def test_momentum_lives_for_one_run() -> None:
+    guidance = CFG(scale=4.0, method="apg")
+    one, two = guidance.fresh(), guidance.fresh()
+    first = one.combine(predictions(), STEPS[0])
+    assert not torch.equal(one.combine(predictions(), STEPS[1]), first)
+    assert torch.equal(two.combine(predictions(), STEPS[0]), first)
+
+
+def test_tangential_damping_is_the_references() -> None:
+    from diffusers.guiders.tangential_classifier_free_guidance import normalized_guidance
+
+    assert torch.allclose(push("tangential").squeeze(2), normalized_guidance(*reference(), 4.0), atol=1e-5)
+
+
+def test_zero_star_is_the_references_and_starts_with_nothing() -> None:
+    from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
+
+    pos, neg = reference()
+    fitted = neg * cfg_zero_star_scale(pos.flatten(1), neg.flatten(1)).reshape(-1, 1, 1, 1)
+    assert torch.allclose(push("cfg_zero").squeeze(2), fitted + 4.0 * (pos - fitted), atol=1e-5)
+    guidance = CFG(scale=4.0, method="cfg_zero").fresh()
+    assert not guidance.combine(predictions(), STEPS[0]).any()
+
+
+def test_frequency_guidance_at_one_scale_is_plain() -> None:
+    assert torch.allclose(push("frequency", tuning={"low": 1.0}), push("cfg"), atol=1e-5)
+    assert not torch.allclose(push("frequency"), push("cfg"), atol=1e-2)
+
+
+def test_thresholding_keeps_the_size_of_the_positive_branch() -> None:
+    got, pos = push("cfg", scale=12.0, percentile=0.95), predictions()["positive"]
+    high = torch.quantile(pos.flatten(1).abs(), 0.95, dim=1)
+    assert torch.allclose(got.flatten(1).abs().amax(1), high, rtol=0.05)
+
+
+def test_adaptive_guidance_stops_paying_once_both_agree() -> None:
+    guidance = CFG(scale=4.0, converged=0.99).fresh()
+    near = {"positive": predictions()["positive"], "negative": predictions()["positive"] * 1.001}
+    assert len(guidance.branches(STEPS[0], POS, NEG)) == 2
+    guidance.combine(predictions(), STEPS[0])
+    assert len(guidance.branches(STEPS[1], POS, NEG)) == 2
+    assert torch.equal(guidance.combine(near, STEPS[1]), CFG(scale=4.0).combine(near, STEPS[1]))
+    assert len(guidance.branches(STEPS[2], POS, NEG)) == 1
+
+
+@pytest.mark.parametrize("method", PUSHES)
+def test_every_picture_of_a_batch_is_guided_alone(method: str) -> None:
+    preds = predictions()
+    whole = CFG(scale=5.0, method=method).fresh().combine(preds, STEPS[3])
+    alone = CFG(scale=5.0, method=method).fresh().combine({k: v[1:] for k, v in preds.items()}, STEPS[3])
+    assert torch.allclose(whole[1:], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", PUSHES)
+def test_the_neutral_scale_changes_no_bit(method: str) -> None:
+    guidance = CFG(scale=1.0, method=method).fresh()
+    names = [branch.name for branch in guidance.branches(STEPS[0], POS, NEG)]
+    only = {name: predictions()[name] for name in names}
+    assert guidance.combine(only, STEPS[0]) is only["positive"]
+
+
+def test_unknown_methods_and_settings_list_the_choices() -> None:
+    with pytest.raises(UsageError, match="did you mean apg"):
+        CFG(method="apgg")
+    with pytest.raises(UsageError, match="no setting 'low'; accepted: momentum, threshold, parallel"):
+        CFG(method="apg", tuning={"low": 1})
