@@ -5,6 +5,8 @@ torch and the network libraries are imported by `load` itself, so that finding a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,8 +113,24 @@ def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = 
     precision = pick_dtype(dtype, place)
     if path.is_file():
         raise CheckpointError(f"{path} is a single file; diffgen reads diffusers folders")
-    family = families.build(read_folder(path, precision, place))
+    with _no_progress_bars():
+        parts = read_folder(path, precision, place)
+    family = families.build(parts)
     return Model(_with_own_defaults(path, family), name, path)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws a bar for every encoder it loads, on a standard error that is not its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _with_own_defaults(path: Path, family: Family) -> Family:
