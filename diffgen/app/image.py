@@ -1,0 +1,192 @@
+"""`diffgen image`: prompts in, pictures out. Everything that can be checked is checked before torch loads."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffgen.app import outputs, values
+from diffgen.app.display import new_display
+from diffgen.app.drawing import Report, draw
+from diffgen.errors import UsageError
+from diffgen.files import readable_name
+
+if TYPE_CHECKING:
+    from diffgen.checkpoints import Model
+    from diffgen.recipe import Recipe
+
+MOST_SEED = 2**63 - 1  # of torch's generators
+LOOK, HOW, FILES, RUN = "What to draw", "How to draw", "Files", "The run"
+
+
+def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, help=help, **more)
+
+
+Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; several give several pictures.")]
+Negative = Annotated[str, _option("--negative", panel=LOOK, help="What to keep out of the picture.")]
+Size = Annotated[str | None, _option("--size", panel=LOOK, metavar="WxH", help="In pixels, such as 512x768.")]
+Seed = Annotated[int | None, _option("--seed", panel=LOOK, help="Of the first picture; the next has seed + 1.")]
+Count = Annotated[int, _option("--count", "-n", panel=LOOK, help="Pictures a prompt.")]
+Wildcards = Annotated[
+    list[Path] | None, _option("--wildcards", panel=LOOK, metavar="DIR", help="Folder of the files behind __name__.")
+]
+Steps = Annotated[int | None, _option("--steps", panel=HOW, help="More are slower and finer.")]
+Guidance = Annotated[
+    float | None, _option("--guidance", panel=HOW, help="How closely to follow the prompt; 1 is not at all.")
+]
+SamplerName = Annotated[str | None, _option("--sampler", panel=HOW, help="See: diffgen samplers.")]
+ScheduleName = Annotated[str | None, _option("--schedule", panel=HOW, help="See: diffgen samplers.")]
+Settings = Annotated[
+    list[str] | None,
+    _option("--set", panel=HOW, metavar="NAME=VALUE", help="A setting of the sampler, schedule or guidance."),
+]
+ClipSkip = Annotated[
+    int | None, _option("--clip-skip", panel=HOW, help="Text layer to read, counted from the end; 1 is the last.")
+]
+Output = Annotated[
+    str | None, _option("--output", "-o", panel=FILES, metavar="PATH", help="A picture file, a folder, or x.npz.")
+]
+Format = Annotated[str | None, _option("--format", panel=FILES, help="png, jpeg or webp.")]
+Quality = Annotated[int, _option("--quality", panel=FILES, help="Of JPEG and WebP, 1 to 100.")]
+Force = Annotated[bool, _option("--force", panel=FILES, help="Overwrite files.")]
+Sheet = Annotated[bool, _option("--sheet/--no-sheet", panel=FILES, help="A page with all pictures, if several.")]
+ModelName = Annotated[str, _option("--model", panel=RUN, help="'box', or a diffusers folder; see: diffgen models.")]
+Batch = Annotated[int, _option("--batch", panel=RUN, help="Pictures drawn together.")]
+Dtype = Annotated[str, _option("--dtype", panel=RUN, help="float32, bfloat16, float16 or auto.")]
+Device = Annotated[str, _option("--device", panel=RUN, help="cpu, cuda, mps or auto.")]
+Strict = Annotated[bool, _option("--strict", panel=RUN, help="A note, such as a cut prompt, is an error.")]
+Json = Annotated[bool, _option("--json", panel=RUN, help="Print a JSON object a line instead of paths.")]
+Preview = Annotated[
+    bool | None, _option("--preview/--no-preview", panel=RUN, help="Show the picture forming, in the terminal.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A picture to be: its prompts with the wildcards replaced, and as they were typed."""
+
+    prompt: str
+    negative: str
+    seed: int
+    extra: dict[str, str]
+
+
+def image(
+    prompts: Prompts, negative: Negative = "", size: Size = None, seed: Seed = None, count: Count = 1,
+    wildcards: Wildcards = None, steps: Steps = None, guidance: Guidance = None, sampler: SamplerName = None,
+    schedule: ScheduleName = None, set_: Settings = None, clip_skip: ClipSkip = None, output: Output = None,
+    format: Format = None, quality: Quality = 95, force: Force = False, sheet: Sheet = True,
+    model: ModelName = "box", batch: Batch = 1, dtype: Dtype = "auto", device: Device = "auto",
+    strict: Strict = False, json: Json = False, preview: Preview = None,
+) -> None:  # fmt: skip
+    """Draw pictures from prompts.
+
+    What is left out is the checkpoint's own choice. Without -o, pictures go to a dated folder under
+    diffgen-out. Nothing is overwritten without --force, and every picture holds its whole recipe.
+
+    Examples:
+      diffgen image "3d emoji of a red apple" --seed 7 -o apple.png
+      diffgen image "a {red|blue|green} car" --count 6
+      diffgen image "an __animal__ on a hill" --wildcards words/
+      diffgen image "a cat" "a dog" --size 256x128 --format webp -o pets/
+      diffgen image "a (small:1.3) house" --sampler euler_ancestral --set eta=0.5
+      diffgen image "a lamp" --count 4 --batch 4 --json -o lamps.npz
+    """
+    options = _options(size, steps, guidance, sampler, schedule, set_ or [], clip_skip)
+    values.check_least("count", count, 1)
+    values.check_least("batch", batch, 1)
+    _check_machine(model, dtype)
+    drafts = plan(prompts, negative, seed, count, wildcards or [])
+    names = [readable_name(draft.prompt, draft.seed) for draft in drafts]
+    target = outputs.plan(output, names, format=format, quality=quality, force=force)
+    target.check()
+    report = Report(as_json=json)
+    with new_display(len(drafts), preview) as screen:
+        from diffgen.app.startup import load_model
+
+        loaded = load_model(model, dtype=dtype, device=device)
+        from diffgen.pipelines import stream
+
+        recipes = recipes_of(loaded, drafts, options)
+        screen.begin(loaded.family, recipes)
+        draw(stream(loaded, recipes, batch=batch), target, report, screen, sheet=sheet)
+    report.close(strict)
+
+
+def _options(
+    size: str | None, steps: int | None, guidance: float | None, sampler: str | None, schedule: str | None,
+    pairs: Sequence[str], clip_skip: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What `pipelines.prepare` takes, checked as far as that needs no model."""
+    from diffgen.samplers import SAMPLERS
+    from diffgen.schedules import SCHEDULES
+
+    values.check_choice("sampler", sampler, SAMPLERS)
+    values.check_choice("schedule", schedule, SCHEDULES)
+    values.check_least("steps", steps, 1)
+    values.check_least("guidance", guidance, 0)
+    return {
+        "size": values.size_of(size), "steps": steps, "guidance": guidance, "sampler": sampler,
+        "schedule": schedule, "settings": values.settings_of(pairs, clip_skip),
+    }  # fmt: skip
+
+
+def _check_machine(model: str, dtype: str) -> None:
+    from diffgen.checkpoints import find
+    from diffgen.checkpoints.load import dtype_name
+
+    find(model)
+    if dtype != "auto":
+        dtype_name(dtype)
+
+
+def plan(
+    prompts: Sequence[str], negative: str, seed: int | None, count: int, folders: Sequence[Path]
+) -> tuple[Draft, ...]:
+    """One draft a picture: `count` of each prompt, each prompt from the same first seed.
+
+    Raises:
+        UsageError: a prompt is empty, a wildcard cannot be read, or the seed is out of range.
+    """
+    from diffgen.wildcards import expand
+
+    # Below 2^32 by choice, so that every tool can type it.
+    first = secrets.randbelow(2**32) if seed is None else seed
+    if not 0 <= first <= MOST_SEED - count:
+        raise UsageError(f"seed must be 0 to {MOST_SEED - count}; got {first}")
+    drafts = []
+    for template in prompts:
+        for number in range(first, first + count):
+            prompt, without = (expand(text, seed=number, folders=folders) for text in (template, negative))
+            if not prompt.strip():
+                raise UsageError("the prompt is empty; say what to draw")
+            # The names under which the web UI's dynamic prompts keep them.
+            typed = {"Template": (template, prompt), "Negative Template": (negative, without)}
+            extra = {name: before for name, (before, after) in typed.items() if before != after}
+            drafts.append(Draft(prompt=prompt, negative=without, seed=number, extra=extra))
+    return tuple(drafts)
+
+
+def recipes_of(model: Model, drafts: Sequence[Draft], options: dict[str, Any]) -> list[Recipe]:
+    """The whole recipe of each draft."""
+    import torch
+
+    from diffgen.pipelines import prepare
+
+    first = drafts[0]
+    common = prepare(model, first.prompt, negative=first.negative, seed=first.seed, **options)[0]
+    # On the CPU sums are split among the threads, so their number decides the last bits.
+    threads = torch.get_num_threads() if common.device == "cpu" else None
+    return [
+        replace(
+            common, prompt=draft.prompt, negative=draft.negative, seed=draft.seed, threads=threads,
+            extra={**common.extra, **draft.extra},
+        )
+        for draft in drafts
+    ]  # fmt: skip

@@ -1,0 +1,218 @@
+"""`diffgen replay`: a picture again, from the recipe inside it, and whether it is the same to the bit."""
+
+from __future__ import annotations
+
+import json as encoder
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffgen.app import outputs, values
+from diffgen.app.display import new_display, note
+from diffgen.app.drawing import Report, draw
+from diffgen.app.errors import Differs
+from diffgen.errors import UsageError
+from diffgen.files import readable_name
+from diffgen.recipe import Recipe, differences, installed_versions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from diffgen.checkpoints import Model
+
+LOSSY = (".jpg", ".jpeg", ".webp")
+ALIKE = 30.0  # dB; JPEG and WebP at quality 80 keep more than this of nearly every picture
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A picture that diffgen made.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Compare with the file; 1 where they differ.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="'box', or a diffusers folder; default: the one in the recipe.")
+]
+Output = Annotated[str | None, typer.Option("--output", "-o", metavar="PATH", help="A picture file or a folder.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON object a line instead of text.")]
+Preview = Annotated[bool | None, typer.Option("--preview/--no-preview", help="Show the picture forming.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a picture compares with its file, in steps of 0..255. `psnr` is infinite where they are the same."""
+
+    same: bool
+    lossy: bool
+    largest: int
+    psnr: float
+
+    @property
+    def passed(self) -> bool:
+        """The same to the bit, or as like as a format that loses detail can show."""
+        return self.same or (self.lossy and self.psnr >= ALIKE)
+
+
+def replay(
+    file: File, verify: Verify = False, model: ModelName = None, output: Output = None, force: Force = False,
+    json: Json = False, preview: Preview = None,
+) -> None:  # fmt: skip
+    """Draw a picture again from its own recipe.
+
+    With --verify nothing is saved unless -o is given: the new picture is compared with the file, and where
+    they differ it says what is otherwise here: the model, a version, the device, the number of threads.
+
+    Examples:
+      diffgen replay apple.png --verify
+      diffgen replay apple.png -o again.png
+      diffgen replay apple.png --model models/finer -o finer.png
+    """
+    recipe = recipe_in(file)
+    where = model or model_of(recipe)
+    target = None
+    if output is not None or not verify:
+        target = outputs.plan(output, [readable_name(recipe.prompt, recipe.seed)], force=force)
+        target.check()
+    report = Report(as_json=json)
+    with new_display(1, preview) as screen:
+        loaded = load_for(recipe, where)
+        from diffgen.pipelines import replay as again
+
+        wanted = complete(recipe, loaded, file)
+        screen.begin(loaded.family, [])
+        picture = again(loaded, wanted)
+        if target is not None:
+            draw([replace(picture, index=0)], target, report, screen)
+    otherwise = differences(recipe, here(recipe, loaded))
+    if verify:
+        _tell(file, compare(file, picture.pixels), otherwise, json)
+    else:
+        report.remark(otherwise)
+    report.close()
+
+
+def recipe_in(file: Path) -> Recipe:
+    """The recipe in a picture, whichever tool wrote it.
+
+    Raises:
+        UsageError: the file has none, or one that cannot be drawn.
+    """
+    from diffgen.foreign import describe
+
+    found = describe(file)
+    recipe = found.recipe
+    if recipe is None:
+        raise UsageError(f"{file} does not say how it was made, so it cannot be drawn again")
+    if recipe.seed is None or not recipe.prompt.strip():
+        missing = "seed" if recipe.seed is None else "prompt"
+        raise UsageError(f"{file} holds no {missing}, so it cannot be drawn again")
+    if recipe.task != "text_to_image" or recipe.frames is not None:
+        raise UsageError(f"{file} was made by {recipe.task}; replay draws pictures made by text_to_image")
+    if found.tool != "diffgen":
+        note(f"{found.tool} made this picture; another program's noise and arithmetic give another picture")
+    values.check_settings(recipe.settings)
+    return recipe
+
+
+def model_of(recipe: Recipe) -> str:
+    """Where the recipe's model is: the box, or the folder below ./models that has its name.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    from diffgen.app.models import listing
+    from diffgen.checkpoints.load import BOX
+
+    if recipe.model in (None, BOX):
+        return BOX
+    for found in listing():
+        if Path(found.model).name == recipe.model:
+            return found.model
+    raise UsageError(f"the picture was made with the model {recipe.model!r}; say where it is with --model")
+
+
+def load_for(recipe: Recipe, where: str) -> Model:
+    """The model in the recipe's dtype, on its device where this machine has it, with its number of threads."""
+    from diffgen.app.startup import load_model
+    from diffgen.checkpoints import find
+
+    find(where)
+    # Where the device is missing here, that is told with the other differences.
+    loaded = load_model(where, dtype=recipe.dtype or "auto", device=recipe.device or "auto", anywhere=True)
+    if recipe.threads and loaded.family.device.type == "cpu" and recipe.threads <= (os.cpu_count() or 1):
+        import torch
+
+        torch.set_num_threads(recipe.threads)
+    return loaded
+
+
+def complete(recipe: Recipe, model: Model, file: Path) -> Recipe:
+    """The recipe with what another tool left out: its size is the file's own."""
+    from diffgen.media import open_image
+    from diffgen.pipelines.request import check_size
+
+    if recipe.width is None or recipe.height is None:
+        with open_image(file) as image:
+            recipe = replace(recipe, width=image.width, height=image.height)
+    check_size(model.family, recipe.width or 0, recipe.height or 0)
+    return replace(recipe, steps=recipe.steps or model.family.defaults.steps)
+
+
+def here(recipe: Recipe, model: Model) -> Recipe:
+    """The recipe as this machine carries it out. What the recipe does not record is left unknown."""
+    import torch
+
+    family = model.family
+    now: dict[str, Any] = {
+        "model_hash": model.hash, "dtype": str(family.dtype).removeprefix("torch."),
+        "device": family.device.type, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    versions = installed_versions()
+    return replace(
+        recipe,
+        versions={name: versions.get(name, seen) for name, seen in recipe.versions.items()},
+        **{name: value for name, value in now.items() if getattr(recipe, name) is not None},
+    )
+
+
+def compare(file: Path, pixels: np.ndarray) -> Verdict:
+    """How float pixels [h, w, 3] in 0..1 compare with a picture file.
+
+    Raises:
+        Differs: they are not even of one size.
+    """
+    import numpy as np
+
+    from diffgen.media import load_image, to_pixels
+
+    there, now = to_pixels(load_image(file)), to_pixels(pixels)
+    if there.shape != now.shape:
+        sizes = [f"{shape[1]} x {shape[0]}" for shape in (there.shape, now.shape)]
+        raise Differs(f"{file} is {sizes[0]} pixels, and its recipe draws {sizes[1]}")
+    apart = np.abs(there.astype(int) - now.astype(int))
+    mean = float((apart**2).mean())
+    return Verdict(
+        same=not apart.any(), lossy=file.suffix.lower() in LOSSY, largest=int(apart.max()),
+        psnr=math.inf if mean == 0 else 10 * math.log10(255**2 / mean),
+    )  # fmt: skip
+
+
+def _tell(file: Path, verdict: Verdict, otherwise: list[str], as_json: bool) -> None:
+    """Says what the comparison gave.
+
+    Raises:
+        Differs: the picture is another one.
+    """
+    apart = f"largest difference {verdict.largest} of 255, PSNR {verdict.psnr:.1f} dB"
+    cause = "; ".join(otherwise) or "nothing that the recipe records; another processor or build of torch can do it"
+    if as_json:
+        found = {"same": verdict.same, "passed": verdict.passed, "largest": verdict.largest,
+                 "psnr": None if verdict.same else verdict.psnr, "differences": otherwise}  # fmt: skip
+        print(encoder.dumps({"kind": "verdict", "file": str(file), **found}))
+    if not verdict.passed:
+        raise Differs(f"{file} is not what its recipe draws here ({apart}). What is otherwise: {cause}")
+    if not as_json:
+        lossy = f"the same, as far as a format that loses detail shows ({apart})"
+        print(f"{file}: {'the same to the bit' if verdict.same else lossy}")
+        for sentence in otherwise:
+            note(f"otherwise than then: {sentence}")

@@ -1,0 +1,73 @@
+"""`diffgen samplers`: the tables that the code itself uses, printed. Without importing torch."""
+
+from __future__ import annotations
+
+import inspect
+import json as encoder
+from collections.abc import Collection
+from typing import Annotated, Any
+
+import typer
+
+from diffgen.app import values
+from diffgen.app.tables import print_table
+from diffgen.samplers import SAMPLERS, SamplerInfo
+from diffgen.schedules import SCHEDULES
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+
+
+def samplers(json: Json = False) -> None:
+    """List the samplers, the schedules and their settings.
+
+    A sampler is how a step is taken; a schedule is where on the way from noise to picture the steps are.
+
+    Examples:
+      diffgen samplers
+      diffgen image "a fox" --sampler euler_ancestral --schedule karras --set eta=0.5 --set rho=5
+    """
+    document = tables()
+    if json:
+        print(encoder.dumps(document, indent=2))
+        return
+    print_table(
+        "Samplers", ("name", "shown as", "order", "calls", "noise", "settings", "good for"),
+        [(row["name"], row["label"], str(row["order"]), str(row["evaluations"]), "yes" if row["stochastic"] else "",
+          _shown(row["settings"]), row["good_for"]) for row in document["samplers"]],
+    )  # fmt: skip
+    shared = document["settings"]
+    print_table(
+        "Schedules", ("name", "shown as", "settings", "good for"),
+        [(row["name"], row["label"], _shown(row["settings"], shared), row["good_for"])
+         for row in document["schedules"]],
+    )  # fmt: skip
+    print("Settings for all of them: " + _shown(shared).replace(" ", ", "))
+    print("Calls are of the network, a step. Settings are given with --set name=value.")
+
+
+def tables() -> dict[str, Any]:
+    """What `--json` prints: rows of samplers and schedules, and the settings that belong to neither."""
+    spacing = values.schedule_settings()
+    shared = [key for key in spacing if all(key in info.settings for info in SCHEDULES.values())]
+    return {
+        "samplers": [
+            {"name": name, "label": info.label, "order": info.order, "evaluations": info.evaluations,
+             "stochastic": info.stochastic, "settings": _defaults(info), "good_for": info.good_for}
+            for name, info in SAMPLERS.items()
+        ],
+        "schedules": [
+            {"name": name, "label": info.label, "settings": {key: spacing[key] for key in info.settings},
+             "good_for": info.good_for}
+            for name, info in SCHEDULES.items()
+        ],
+        "settings": {**{key: spacing[key] for key in shared}, **values.guidance_settings(), "clip_skip": 1},
+    }  # fmt: skip
+
+
+def _defaults(info: SamplerInfo) -> dict[str, Any]:
+    parameters = inspect.signature(info.function).parameters
+    return {name: parameters[name].default for name in info.settings}
+
+
+def _shown(settings: dict[str, Any], without: Collection[str] = ()) -> str:
+    return " ".join(f"{name}={default}" for name, default in settings.items() if name not in without)

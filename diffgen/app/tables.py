@@ -1,0 +1,41 @@
+"""Plain tables on standard output: fitted to the terminal, and unbroken lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+PIPED_WIDTH = 400  # wide enough that no line of a table is broken for the program that reads it
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A heading and rows of text; the last column takes the room that is left."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column == columns[0])
+    for row in rows:
+        # Text, since brackets in a string are markup to rich.
+        table.add_row(*map(Text, row))
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console.print(Text(title, style="bold"))
+    console.print(table)
+    console.print()
+
+
+def print_fields(rows: Iterable[tuple[str, str]]) -> None:
+    """Names and values below each other, long values wrapped beside their name."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
