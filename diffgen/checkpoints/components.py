@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,25 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def weight_file(folder: Path) -> Path:
-    """The weights of a component folder.
+_SHARD = re.compile(r"-\d+-of-\d+$")
+
+
+def weight_files(folder: Path) -> tuple[str | None, tuple[Path, ...]]:
+    """(variant, files) of a component folder: one file, or all the shards of one.
+
+    A folder may hold several variants, such as "fp16" in model.fp16.safetensors. The plain one is taken where there
+    is one, because it has the most precision, and else the first by name.
 
     Raises:
         CheckpointError: there are none, or only pickles, which can run code when opened.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if ".fp16." not in file.name and "-of-" not in file.name]
-    if plain or files:
-        return (plain or files)[0]
+    groups: dict[tuple[str, bool], list[Path]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        whole = _SHARD.sub("", file.stem)
+        groups.setdefault((whole.partition(".")[2], whole != file.stem), []).append(file)
+    if groups:
+        variant, sharded = min(groups)
+        return variant or None, tuple(groups[variant, sharded])
     pickles = [file.name for pattern in ("*.bin", "*.ckpt", "*.pt") for file in folder.glob(pattern)]
     if pickles:
         raise CheckpointError(f"{folder / pickles[0]} is a pickle, which can run code; diffgen reads .safetensors")
@@ -57,10 +67,8 @@ def read_weights(
     Raises:
         CheckpointError: a file is missing, truncated or not safetensors.
     """
-    first = weight_file(folder)
-    files = sorted(folder.glob("*-of-*.safetensors")) if "-of-" in first.name else [first]
     weights = {}
-    for file in files:
+    for file in weight_files(folder)[1]:
         try:
             with safe_open(file, framework="pt", device=str(device)) as source:
                 for key in source.keys():  # noqa: SIM118  (safe_open is no mapping)
@@ -116,12 +124,13 @@ def load_transformer(kind: type, folder: Path, dtype: torch.dtype, device: torch
     Raises:
         CheckpointError: keys are missing, or a file cannot be read.
     """
-    weight_file(folder)
+    variant, _ = weight_files(folder)
     read_json(folder / "config.json")
     try:
         network, report = kind.from_pretrained(  # type: ignore[attr-defined]
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+            folder, dtype=dtype, variant=variant, local_files_only=True, use_safetensors=True,
+            output_loading_info=True,
+        )  # fmt: skip
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder} cannot be loaded: {error}") from None
     if missing := sorted(report["missing_keys"]):

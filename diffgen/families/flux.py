@@ -38,6 +38,7 @@ from diffgen.families.common import (
     to_tokens,
 )
 from diffgen.families.scheduler import flow_shift
+from diffgen.families.stable_diffusion import with_channels
 from diffgen.families.t5 import encode_t5
 from diffgen.path import FlowPath, NoisePath, Prediction
 
@@ -117,7 +118,7 @@ class Flux:
                 raise UsageError(f"{self.name} takes vision tokens of width {width}; got {vision.shape[-1]}")
             cond = replace(cond, vision=vision)
         if "edit" in self.caps and all(name.startswith("reference") for name in rest):
-            return replace(cond, reference=tuple(self.encode(rest[name]) for name in sorted(rest)))
+            return replace(cond, reference=tuple(self._looked_at(rest[name]) for name in sorted(rest)))
         if self.takes_mask:
             return replace(cond, concat=self._masked(*pictures(self.name, rest, "image", "mask")))
         pictures(self.name, rest)
@@ -127,6 +128,13 @@ class Flux:
     def takes_mask(self) -> bool:
         """Whether this is Fill, whose tokens hold the latents, the masked latents and every pixel of the mask."""
         return self.transformer.config.in_channels > 4 * self.spec.channels
+
+    def _looked_at(self, pixels: Tensor) -> Latents:
+        unit = self.spec.multiple
+        if pixels.shape[-1] % unit or pixels.shape[-2] % unit:
+            size = f"{pixels.shape[-1]}x{pixels.shape[-2]}"
+            raise UsageError(f"a reference picture of {size} cannot be used; both sides must be multiples of {unit}")
+        return self.encode(pixels)
 
     def _masked(self, image: Tensor, mask: Tensor) -> Latents:
         """[batch, channels + factor^2, 1, h, w]: the latents of what the mask leaves, then the mask's pixels."""
@@ -143,9 +151,7 @@ class Flux:
 
     def predict(self, x: Latents, step: Step, branch: Branch, residuals: Residuals) -> Latents:
         cond, height, width = branch.cond, x.shape[-2], x.shape[-1]
-        tokens = to_tokens(x if cond.concat is None else torch.cat([x, cond.concat], dim=1))
-        if tokens.shape[-1] != self.transformer.config.in_channels:
-            raise UsageError(f"{self.name} needs its image and mask; they are made by attach")
+        tokens = to_tokens(with_channels(x, cond, self.transformer.config.in_channels // 4))
         own, places = tokens.shape[1], [grid(height, width)]
         for index, reference in enumerate(cond.reference, start=1):
             tokens = torch.cat([tokens, to_tokens(reference)], dim=1)
@@ -216,7 +222,7 @@ def build(parts: Parts) -> Flux:
         tokenizer_2=parts["tokenizer_2"], text_encoder_2=parts["text_encoder_2"], text_tokens=tokens,
         name=name, caps=frozenset(caps),
         defaults=Defaults(
-            sampler="euler", schedule="uniform", steps=steps, guidance=guidance,
+            sampler="euler", schedule="even", steps=steps, guidance=guidance,
             sized=flow_shift(parts.configs.get("scheduler", {}), token=16),
         ),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import diffgen
-from diffgen.errors import UnsupportedError, UsageError
+from diffgen.errors import CheckpointError, UnsupportedError, UsageError
 from tests import tiny_a
 from tests.tiny_b import difference, ours, reference
 
@@ -69,3 +70,24 @@ def test_refuses_what_it_cannot_draw(folder: Path) -> None:
         ours(folder, [1], PROMPT, steps=1, settings={"clip_skip": 2})
     with pytest.raises(UsageError, match="chroma takes no picture; given: image"):
         family.attach(family.encode_text(["a"])[0], {"image": torch.zeros(1, 3, 1, 64, 64)})
+
+
+@pytest.mark.parametrize("missing", [None, "sentencepiece", "google.protobuf"])
+def test_a_bare_sentencepiece_model_is_read_or_the_missing_package_named(
+    missing: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
+    folder = tiny_a.chroma(tmp_path / "chroma")
+    (tmp_path / "text").write_text("a photo of a red apple on the big house\nthe blue cat\n" * 50)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    trainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(folder / "tokenizer" / "spiece"), vocab_size=40, pad_id=0,
+        eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    if missing is None:
+        cond, notes = diffgen.load(folder).family.encode_text(["a red apple"])
+        assert cond.text["hidden"].shape[1] > 4 and not notes
+        return
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(CheckpointError, match=f"pip install {missing.removeprefix('google.')}"):
+        diffgen.load(folder)

@@ -161,6 +161,8 @@ def test_refuses_what_it_cannot_draw(dev: Path, fill: Path, kontext: Path) -> No
         ours(fill, [1], PROMPT)
     with pytest.raises(UsageError, match="multiples of 16"):
         ours(dev, [1], PROMPT, size=(72, 64), steps=1)
+    with pytest.raises(UsageError, match="reference picture of 40x32 cannot be used; .* multiples of 16"):
+        diffgen.load(kontext).family.attach(cond, {"reference": tiny_a.picture(40, 32)})
     two = {"reference": tiny_a.picture(32, 32), "reference_2": tiny_a.picture(48, 16)}
     assert [tuple(z.shape[-2:]) for z in diffgen.load(kontext).family.attach(cond, two).reference] == [(4, 4), (2, 6)]
 
@@ -174,3 +176,14 @@ def test_an_unknown_token_layout_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"takes 128 channels a token; accepted: 64 .*, 384 \(Fill\)"):
         build(Parts(origin=folder, index={}, components={"transformer": family.transformer, "vae": family.vae}))
+
+
+@pytest.mark.parametrize("options", [{"variant": "fp16"}, {"max_shard_size": "100KB"}])
+def test_half_variants_and_shards_load_as_the_whole(options: dict[str, Any], dev: Path, tmp_path: Path) -> None:
+    whole = diffusers.FluxPipeline.from_pretrained(dev, local_files_only=True)
+    whole.save_pretrained(tmp_path, **options)
+    assert not (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").exists()
+    loaded: Any = diffgen.load(tmp_path).family
+    for name in ("transformer", "text_encoder", "text_encoder_2", "vae"):
+        want, got = getattr(whole, name).state_dict(), getattr(loaded, name).state_dict()
+        assert want.keys() == got.keys() and all(torch.equal(want[key], got[key]) for key in want)

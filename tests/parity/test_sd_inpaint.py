@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,6 @@ def test_a_network_without_its_pictures_says_so(edit: Path) -> None:
     branch = Branch(name="positive", cond=family.encode_text(["a"])[0])
     with pytest.raises(UsageError, match="takes 8 channels; got 4"):
         family.predict(torch.zeros(1, 4, 1, 8, 8), Step.between(family.path, 1.0, 0.0), branch, {})
+    wide = replace(branch, cond=replace(branch.cond, concat=torch.zeros(1, 4, 1, 8, 10)))
+    with pytest.raises(UsageError, match="has 10x8 latents; the drawn one has 8x8"):
+        family.predict(torch.zeros(1, 4, 1, 8, 8), Step.between(family.path, 1.0, 0.0), wide, {})
