@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from diffgen.train.data import PictureSet
 from diffgen.train.linear_start import start_linear
-from diffusers import AutoencoderKL
+from diffusers.models import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 

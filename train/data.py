@@ -149,7 +149,7 @@ STAPLES = [
     "whale",
     "snail",
 ]
-STAPLE_WEIGHT = 4.0
+STAPLE_WEIGHT = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)

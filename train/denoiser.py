@@ -16,7 +16,7 @@ from diffgen.train.captions import captions
 from diffgen.train.data import PictureSet
 from diffgen.train.objective import Density, denoising_loss
 from diffgen.train.text_encoder import encode, tokenize
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import Tensor

@@ -20,7 +20,7 @@ from diffgen.train.denoiser import box_path
 from diffgen.train.judge import JudgeTask
 from diffgen.train.loop import Loop, LoopSettings
 from diffgen.train.text_encoder import encode, tokenize
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer

@@ -30,7 +30,7 @@ from diffgen.train.text_encoder import (
     tokenize,
 )
 from diffgen.train.tokenizer import build_tokenizer, read_merges
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffgen.errors import UsageError
