@@ -6,6 +6,7 @@ returns it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,53 @@ def ours(folder: Path, seeds: list[int], prompt: str, **call: Any) -> tuple[np.n
     model = diffgen.load(folder)
     pictures = text_to_image(model, prompt, seed=seeds[0], count=len(seeds), batch=len(seeds), **call)
     return np.stack([p.latents[:, 0] for p in pictures]), np.stack([p.pixels for p in pictures])
+
+
+def picture(width: int, height: int, *, seed: int = 0) -> Any:
+    """A PIL picture of smooth random colours."""
+    from PIL import Image
+
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height))
+
+
+def to_pixels(source: Any) -> torch.Tensor:
+    """A PIL picture as pixels [1, 3, 1, height, width] in -1..1."""
+    return torch.from_numpy(np.array(source)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+
+
+def edited(
+    folder: Path, seeds: list[int], prompt: str, sources: list[Any], *, looked_at: Any = None, **call: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Like `ours`, with pictures attached to both branches as references, and `looked_at` by the text encoder."""
+    from diffgen.pipelines import drawing, request
+
+    import diffgen
+    from diffgen import engine, noise
+    from diffgen.contracts import Plan, steps_of
+
+    family = (model := diffgen.load(folder)).family
+    recipe, *_ = request.resolve(model, "edit", prompt=prompt, seed=seeds[0], **call)
+    sampler, levels, scale, guidance = request.walk(recipe, family)
+    options = {} if looked_at is None else {"pictures": [to_pixels(source) for source in looked_at]}
+    both, _ = family.encode_text([prompt, recipe.negative], **options)
+    if "guidance_embedding" in family.caps:
+        both = replace(both, extra={"guidance": torch.full((2,), recipe.guidance)})
+    visual = {
+        f"reference_{k}" if k > 1 else "reference": to_pixels(source).repeat(len(seeds), 1, 1, 1, 1)
+        for k, source in enumerate(sources, start=1)
+    }
+    pos, neg = (family.attach(both.rows(slice(k, k + 1)).repeat(len(seeds)), visual) for k in range(2))
+    shape = family.spec.shape(batch=len(seeds), width=recipe.width, height=recipe.height)
+    first, later = noise.sequence(seeds, shape)
+    plan = Plan(
+        x=first * scale, steps=steps_of(family.path, levels), sampler=sampler, noise=later, pos=pos, neg=neg,
+        guidance=guidance,
+    )  # fmt: skip
+    last = engine.finish(engine.run(family, plan))
+    with torch.inference_mode():
+        unit = drawing.to_unit(family.decode(last.x))[:, :, 0].permute(0, 2, 3, 1)
+    return last.x[:, :, 0].numpy(), unit.numpy()
 
 
 def difference(mine: np.ndarray, want: np.ndarray) -> float:
@@ -256,4 +304,69 @@ def z_image(folder: Path, *, seed: int = 0, **scheduler: Any) -> Path:
         vae=autoencoder_kl(channels=16, scaling_factor=0.3611, shift_factor=0.1159),
         scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **scheduler}),
     ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def mistral_tokenizer(folder: Path) -> Any:
+    """Mistral's: padded on the left, with a chat template that begins the text itself."""
+    tokenizer = gemma_tokenizer(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[IMG]", "[INST]", "[/INST]"]})
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'][0]['text'] }}\n"
+        "{% else %}[INST]{{ m['content'][0]['text'] }}[/INST]{% endif %}{% endfor %}"
+    )
+    return tokenizer
+
+
+def flux2_vae() -> Any:
+    """A picture autoencoder of factor 8 whose batch norm has seen something."""
+    from diffusers import AutoencoderKLFlux2
+
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, sample_size=64,
+    )  # fmt: skip
+    torch.nn.init.normal_(vae.bn.running_mean)
+    torch.nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
+    return vae.eval()
+
+
+def flux2(folder: Path, *, kind: str = "klein", seed: int = 0) -> Path:
+    """`kind` is "dev", "klein" (distilled) or "base" (Klein's)."""
+    import diffusers
+    import transformers
+
+    torch.manual_seed(seed)
+    dev = kind == "dev"
+    small: dict[str, Any] = dict(
+        hidden_size=16, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1, head_dim=8
+    )
+    if dev:
+        words = mistral_tokenizer(folder / "tokenizer")
+        text_encoder = transformers.Mistral3ForConditionalGeneration(
+            transformers.Mistral3Config(
+                text_config=dict(model_type="mistral", vocab_size=len(words), num_hidden_layers=31, **small),
+                vision_config=dict(
+                    model_type="pixtral", hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                    num_attention_heads=2, head_dim=8, image_size=32, patch_size=8),
+                image_token_index=words.convert_tokens_to_ids("[IMG]"),
+            )
+        )  # fmt: skip
+    else:
+        words = qwen_tokenizer(folder / "tokenizer")
+        text_encoder = transformers.Qwen3ForCausalLM(
+            transformers.Qwen3Config(vocab_size=len(words), num_hidden_layers=28, tie_word_embeddings=True, **small)
+        )
+    transformer = diffusers.Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=dev,
+    ).eval()  # fmt: skip
+    networks = dict(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), vae=flux2_vae(),
+        text_encoder=text_encoder.eval(), tokenizer=words, transformer=transformer,
+    )
+    if dev:
+        diffusers.Flux2Pipeline(**networks).save_pretrained(folder)
+    else:
+        diffusers.Flux2KleinPipeline(**networks, is_distilled=kind == "klein").save_pretrained(folder)
     return folder

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffgen.errors import CheckpointError
+from diffgen.prompt_tokens import frame_of
 from diffgen.prompts import Frame, frame_around
 
 _PLACE = "diffgen-prompt"
@@ -34,4 +35,7 @@ def chat_frame(
     before, found, after = text.partition(_PLACE)
     if not found:
         raise CheckpointError("the chat template of the checkpoint's tokenizer leaves the message out")
+    if tokenizer.bos_token and frame_of(tokenizer).before == (tokenizer.bos_token_id,):
+        # Template and tokenizer may both begin the text; one beginning is enough.
+        before = before.removeprefix(tokenizer.bos_token)
     return frame_around(tokenizer, before, after)

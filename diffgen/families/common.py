@@ -92,6 +92,26 @@ def pictures(family: str, visual: Mapping[str, Tensor], *needed: str) -> tuple[T
     return tuple(visual[name] for name in needed)
 
 
+def references(family: str, visual: Mapping[str, Tensor], unit: int) -> tuple[Tensor, ...]:
+    """The pictures "reference", "reference_2" ... out of what `Family.attach` was given, in the order of their numbers.
+
+    Args:
+        unit: pixels that both sides of each must be a multiple of.
+
+    Raises:
+        UsageError: there is a picture of another name, or of a size that does not fit.
+    """
+    numbers = {name: name.removeprefix("reference_") if "_" in name else "1" for name in visual}
+    strange = [name for name, number in numbers.items() if not (name.startswith("reference") and number.isdecimal())]
+    if strange:
+        raise UsageError(f"{family} takes reference, reference_2 ...; given: {', '.join(sorted(visual))}")
+    for name, pixels in visual.items():
+        height, width = pixels.shape[-2:]
+        if height % unit or width % unit:
+            raise UsageError(f"{name} is {width}x{height}; both sides must be multiples of {unit}")
+    return tuple(visual[name] for name in sorted(visual, key=lambda name: int(numbers[name])))
+
+
 def to_tokens(latents: Latents, side: int = 2) -> Tensor:
     """Patches of `side` x `side` latents as tokens, row by row.
 
