@@ -65,9 +65,12 @@ class DiscretePath:
 
     Args:
         alphas_cumprod: the cumulative product of 1 - beta, one value a training index, falling.
+        pure: where the table ends at 0, the last index is noise and nothing else. Without it alpha is 2^-12 there,
+            as in most of diffusers' samplers.
     """
 
     alphas_cumprod: tuple[float, ...]
+    pure: bool = False
     _logs: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +87,8 @@ class DiscretePath:
         return math.exp(self._logs[-1])
 
     def coefficients(self, level: float) -> tuple[float, float]:
+        if self.pure and self.alphas_cumprod[-1] == 0 and level >= self.max_level * (1 - 1e-9):
+            return 0.0, 1.0
         alpha = 1 / math.sqrt(1 + level * level)
         return alpha, level * alpha
 

@@ -167,6 +167,35 @@ def animatediff(folder: Path, *, joined: bool = True, seed: int = 0) -> Path:
     return folder
 
 
+def cogvideox(folder: Path, *, kind: str = "2b", scheduler: str = "CogVideoXDDIMScheduler", seed: int = 0) -> Path:
+    """A CogVideoX folder: "2b" (sine positions), "5b" (rotary), "5b-i2v", "1.5" (two latents a token) or "1.5-i2v"."""
+    import diffusers
+
+    torch.manual_seed(seed)
+    tokenizer = t5_tokenizer(folder / "tokenizer", length=226)
+    from_picture, later = kind.endswith("i2v"), kind.startswith("1.5")
+    transformer = diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=8 if from_picture else 4, out_channels=4,
+        time_embed_dim=8, text_embed_dim=32, num_layers=2, sample_width=8, sample_height=6, sample_frames=9,
+        patch_size_t=2 if later else None, ofs_embed_dim=8 if kind == "1.5-i2v" else None, patch_bias=not later,
+        use_rotary_positional_embeddings=kind != "2b",
+    ).eval()  # fmt: skip
+    vae = diffusers.AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
+        temporal_compression_ratio=4, scaling_factor=0.7 if later else 1.15258426, invert_scale_latents=later,
+    ).eval()  # fmt: skip
+    name = "CogVideoXImageToVideoPipeline" if from_picture else "CogVideoXPipeline"
+    getattr(diffusers, name)(
+        tokenizer=tokenizer, text_encoder=t5_text(len(tokenizer)), vae=vae, transformer=transformer,
+        scheduler=getattr(diffusers, scheduler)(
+            snr_shift_scale=3.0 if kind == "2b" else 1.0, rescale_betas_zero_snr=True, clip_sample=False,
+            prediction_type="v_prediction", timestep_spacing="trailing",
+        ),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     """A picture of soft random colours, float32 [height, width, 3] in 0..1, whose values 8 bits hold exactly."""
     small = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(seed))

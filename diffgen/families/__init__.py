@@ -33,6 +33,8 @@ PIPELINES: dict[str, str] = {
     "StableDiffusionInpaintPipeline": "stable_diffusion",
     "StableDiffusionInstructPix2PixPipeline": "stable_diffusion",
     "StableDiffusionPipeline": "stable_diffusion",
+    "CogVideoXImageToVideoPipeline": "cogvideox",
+    "CogVideoXPipeline": "cogvideox",
     "LTXImageToVideoPipeline": "ltx",
     "LTXPipeline": "ltx",
     "StableDiffusionXLImg2ImgPipeline": "sdxl",

@@ -40,9 +40,11 @@ class AnimateDiff:
 
     Args:
         picture: the picture model, whose U-Net is diffusers' UNetMotionModel.
+        defaults: from the checkpoint's scheduler config.
     """
 
     picture: StableDiffusion
+    defaults: Defaults
     name: str = "animatediff"
     caps: frozenset[Cap] = frozenset({"text_to_video", "negative_prompt"})
 
@@ -53,10 +55,6 @@ class AnimateDiff:
     @property
     def prediction(self) -> Prediction:
         return self.picture.prediction
-
-    @property
-    def defaults(self) -> Defaults:
-        return self.picture.defaults
 
     @property
     def spec(self) -> LatentSpec:
@@ -110,7 +108,7 @@ class AnimateDiff:
 
 
 def build(parts: Parts) -> AnimateDiff:
-    """The family from a checkpoint's parts: a U-Net that has its motion modules, or a plain one and a motion adapter."""
+    """The family from a checkpoint's parts: a U-Net with its motion modules, or a plain one and a motion adapter."""
     from diffusers import UNet2DConditionModel, UNetMotionModel
 
     path, prediction, defaults = read_scheduler(parts.configs.get("scheduler", {}))
@@ -121,4 +119,4 @@ def build(parts: Parts) -> AnimateDiff:
         unet=unet, vae=parts["vae"], text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"],
         path=path, prediction=prediction, defaults=defaults,
     )  # fmt: skip
-    return AnimateDiff(picture=picture)
+    return AnimateDiff(picture=picture, defaults=defaults)
