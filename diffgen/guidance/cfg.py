@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
-import torch
-
 from diffgen.contracts import Branch, Conditioning, Latents, Step
 from diffgen.errors import UsageError, unknown
 from diffgen.guidance.pushes import PUSHES, check
@@ -91,6 +89,8 @@ class CFG:
 
     def _where_needed(self, guided: Latents, pos: Latents, neg: Latents) -> Latents:
         """`guided`, but `pos` for the pictures that had converged before: each as if it were alone."""
+        import torch
+
         nothing = torch.zeros(pos.shape[0], dtype=torch.bool, device=pos.device)
         done = self.memory.get("converged", nothing)
         alike = torch.nn.functional.cosine_similarity(pos.flatten(1), neg.flatten(1)) >= self.converged
@@ -107,6 +107,8 @@ def rescaled(guided: Latents, pos: Latents, amount: float) -> Latents:
 
 def thresholded(guided: Latents, pos: Latents, percentile: float) -> Latents:
     """`guided`, clipped at its `percentile` and scaled so that this becomes the positive branch's own percentile."""
+    import torch
+
     high, own = (torch.quantile(x.flatten(1).abs(), percentile, dim=1) for x in (guided, pos))
     high, own = (value.reshape(-1, *[1] * (pos.ndim - 1)) for value in (torch.maximum(high, own), own))
     return guided.clamp(-high, high) * (own / high)

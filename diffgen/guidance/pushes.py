@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING, Any
 
 from diffgen.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Memory = MutableMapping[str, Any]
 
@@ -65,13 +64,15 @@ def zero_star(pos: Tensor, neg: Tensor, scale: float | Tensor, memory: Memory, *
         zero_steps: how many first steps predict zero; made for flow models, whose first step is the least sure.
     """
     if memory.get("index", zero_steps) < zero_steps:
-        return torch.zeros_like(pos)
+        return pos.new_zeros(pos.shape)
     fitted = neg * (_dot(pos, neg) / (_dot(neg, neg) + 1e-8)).to(neg.dtype)
     return fitted + scale * (pos - fitted)
 
 
 def tangential(pos: Tensor, neg: Tensor, scale: float | Tensor, memory: Memory) -> Tensor:
     """Tangential damping: the negative keeps only its part along the pair's main direction. 2503.18137, eq. 9."""
+    import torch
+
     pair = torch.stack([pos.flatten(1), neg.flatten(1)], dim=1).float()
     main = torch.linalg.svd(pair, full_matrices=False).Vh[:, :1]
     kept = (neg.flatten(1).float().unsqueeze(1) @ main.transpose(1, 2)) @ main
@@ -87,6 +88,8 @@ def frequency(
     Args:
         low: the coarse scale, as a share of the push (scale - 1).
     """
+    from torch.nn import functional
+
     difference = pos - neg
     size = difference.shape[-2:]
     flat = difference.flatten(0, 2).unsqueeze(1)
