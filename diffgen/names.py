@@ -48,8 +48,9 @@ SCHEDULES = {
     "linspace_open": "Linspace open",
     "leading": "Leading",
     "trailing": "Trailing",
-    # Not "Uniform": that is A1111's older label for "Normal", and ours is even in the noise level instead.
-    "uniform": "Uniform level",
+    "even": "Even",
+    "cosine": "Cosine",
+    "linear_quadratic": "Linear Quadratic",
 }
 SETTINGS = {
     "clip_skip": "Clip skip",

@@ -36,7 +36,7 @@ _SAMPLERS: dict[str, str | tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 _SCHEDULES: dict[str, str] = {
     "sgm uniform": "sgm_uniform", "k karras": "karras", "uniform": "normal", "exp": "exponential", "native": "normal",
-    "even level": "uniform", "uniform level": "uniform",
+    "align your steps": "ays", "ays sd15": "ays", "ddim": "ddim_uniform", "flow match": "even",
 }  # fmt: skip
 # What "Automatic" means for a sampler in the web UI; for the others it is the plain spacing.
 AUTOMATIC: dict[str, str] = {

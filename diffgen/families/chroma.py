@@ -144,7 +144,7 @@ def build(parts: Parts) -> Chroma:
         transformer=parts["transformer"], vae=parts["vae"], tokenizer=parts["tokenizer"],
         text_encoder=parts["text_encoder"],
         defaults=Defaults(
-            sampler="euler", schedule="uniform", steps=35, guidance=5.0,
+            sampler="euler", schedule="even", steps=35, guidance=5.0,
             sized=flow_shift(parts.configs.get("scheduler", {}), token=16),
         ),
     )  # fmt: skip

@@ -35,6 +35,7 @@ from diffgen.families.common import (
     in_float32,
     no_text_options,
     pictures,
+    references,
     to_tokens,
 )
 from diffgen.families.scheduler import flow_shift
@@ -117,8 +118,9 @@ class Flux:
             if vision.shape[-1] != width:
                 raise UsageError(f"{self.name} takes vision tokens of width {width}; got {vision.shape[-1]}")
             cond = replace(cond, vision=vision)
-        if "edit" in self.caps and all(name.startswith("reference") for name in rest):
-            return replace(cond, reference=tuple(self._looked_at(rest[name]) for name in sorted(rest)))
+        if "edit" in self.caps:
+            seen = references(self.name, rest, self.spec.multiple)
+            return replace(cond, reference=tuple(self.encode(pixels) for pixels in seen))
         if self.takes_mask:
             return replace(cond, concat=self._masked(*pictures(self.name, rest, "image", "mask")))
         pictures(self.name, rest)
@@ -128,13 +130,6 @@ class Flux:
     def takes_mask(self) -> bool:
         """Whether this is Fill, whose tokens hold the latents, the masked latents and every pixel of the mask."""
         return self.transformer.config.in_channels > 4 * self.spec.channels
-
-    def _looked_at(self, pixels: Tensor) -> Latents:
-        unit = self.spec.multiple
-        if pixels.shape[-1] % unit or pixels.shape[-2] % unit:
-            size = f"{pixels.shape[-1]}x{pixels.shape[-2]}"
-            raise UsageError(f"a reference picture of {size} cannot be used; both sides must be multiples of {unit}")
-        return self.encode(pixels)
 
     def _masked(self, image: Tensor, mask: Tensor) -> Latents:
         """[batch, channels + factor^2, 1, h, w]: the latents of what the mask leaves, then the mask's pixels."""

@@ -153,7 +153,7 @@ def build(parts: Parts) -> LTX:
         transformer=transformer, vae=vae, text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"],
         path=FlowPath(),
         defaults=Defaults(
-            sampler="euler", schedule="uniform", steps=50, guidance=3.0,
+            sampler="euler", schedule="even", steps=50, guidance=3.0,
             settings={"terminal": config["shift_terminal"]} if config.get("shift_terminal") else {}, sized=shift,
         ),
     )  # fmt: skip

@@ -143,6 +143,6 @@ def build(parts: Parts) -> Lumina2:
     return Lumina2(
         transformer=transformer, vae=vae, text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"],
         path=FlowPath(), defaults=Defaults(
-            sampler="euler", schedule="uniform", steps=30, guidance=4.0, guide=_guide,
+            sampler="euler", schedule="even", steps=30, guidance=4.0, guide=_guide,
             sized=flow_shift(config, token=token)),
     )  # fmt: skip

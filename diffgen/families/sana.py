@@ -175,5 +175,5 @@ def build(parts: Parts) -> Sana:
         # diffusers' DPM-Solver spaces 999/1000 .. 0 evenly, and tells the network whole thousandths.
         path = FlowPath(max_level=0.999, whole=True)
         shift = float(config.get("flow_shift", 1.0))
-        defaults = replace(defaults, sampler="dpmpp_2m", schedule="uniform", sized=lambda *size: {"shift": shift})
+        defaults = replace(defaults, sampler="dpmpp_2m", schedule="even", sized=lambda *size: {"shift": shift})
     return Sana(**networks, path=path, defaults=defaults, time_factor=transformer.config.timestep_scale)

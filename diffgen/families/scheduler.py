@@ -13,7 +13,6 @@ from diffgen.path import DiscretePath, FlowPath, NoisePath, Prediction, betas_pa
 
 PREDICTION_NAMES: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 
-# PNDM's pseudo-numerical steps are not here; DPM++ 2M takes the same timesteps with less error.
 SAMPLER_NAMES = {
     "DDIMScheduler": "ddim",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
@@ -21,7 +20,7 @@ SAMPLER_NAMES = {
     "EulerDiscreteScheduler": "euler",
     "HeunDiscreteScheduler": "heun",
     "LCMScheduler": "lcm",
-    "PNDMScheduler": "dpmpp_2m",
+    "PNDMScheduler": "plms",
     "UniPCMultistepScheduler": "unipc",
 }
 _OPEN_ENDED = {"DPMSolverMultistepScheduler", "UniPCMultistepScheduler"}
@@ -68,6 +67,9 @@ def walk_of(config: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
     if kind == "DPMSolverMultistepScheduler" and config.get("algorithm_type", "").startswith("sde"):
         sampler = "dpmpp_2m_sde"
     spacing = config.get("timestep_spacing", "leading" if kind in {"DDIMScheduler", "PNDMScheduler"} else "linspace")
+    if kind == "LCMScheduler":
+        # Its own steps are every k-th of 50 trailing ones: the same where the steps divide 50, else 10 indices off.
+        spacing = "trailing"
     settings: dict[str, Any] = {}
     if spacing == "leading" and config.get("steps_offset"):
         settings["offset"] = config["steps_offset"]

@@ -198,7 +198,7 @@ def build(parts: Parts) -> Wan:
         # The multistep samplers that the model was published with tell it whole times.
         path=FlowPath(time_scale=TIMES, whole=multistep),
         defaults=Defaults(
-            sampler="unipc" if multistep else "euler", schedule="sgm_uniform" if multistep else "uniform",
+            sampler="unipc" if multistep else "euler", schedule="sgm_uniform" if multistep else "even",
             steps=50, guidance=5.0, settings=TOP if multistep else {},
             sized=lambda width, height, frames, steps: {"shift": shift},
         ),

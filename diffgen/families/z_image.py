@@ -133,6 +133,6 @@ def build(parts: Parts) -> ZImage:
     return ZImage(
         transformer=transformer, vae=vae, text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"],
         path=FlowPath(), defaults=Defaults(
-            sampler="euler", schedule="uniform", steps=8 if turbo else 50, guidance=0.0 if turbo else 5.0,
+            sampler="euler", schedule="even", steps=8 if turbo else 50, guidance=0.0 if turbo else 5.0,
             guide=_guide, sized=flow_shift(config, token=token)),
     )  # fmt: skip

@@ -41,6 +41,20 @@ WALKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         dict(sampler="dpmpp_2m_sde", schedule="linspace_open", settings={"noise": "fresh"})),
     "unipc": ("UniPCMultistepScheduler", {"timestep_spacing": "linspace"},
               dict(sampler="unipc", schedule="linspace_open")),
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True}, dict(sampler="plms", schedule="leading")),
+    "lms": ("LMSDiscreteScheduler", {"timestep_spacing": "linspace"},
+            dict(sampler="lms", schedule="linspace", settings={"start": "sigma"})),
+    "dpm_2": ("KDPM2DiscreteScheduler", {"timestep_spacing": "leading"},
+              dict(sampler="dpm_2", schedule="leading", settings={"offset": 1, "final": "zero"})),
+    "deis": ("DEISMultistepScheduler", {"timestep_spacing": "linspace", "solver_order": 2},
+             dict(sampler="deis", schedule="linspace_open", settings={"order": 2, "final": "min"})),
+    "unipc 3": ("UniPCMultistepScheduler", {"timestep_spacing": "linspace", "solver_order": 3},
+                dict(sampler="unipc", schedule="linspace_open", settings={"order": 3})),
+    # Ending at sigma 0, diffusers' bh1 gives NaN: it multiplies an infinite B(h) with a difference of 0.
+    "unipc bh1": (
+        "UniPCMultistepScheduler",
+        {"timestep_spacing": "linspace", "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
+        dict(sampler="unipc", schedule="linspace_open", settings={"variant": "bh1", "final": "min"})),
     "lcm": ("LCMScheduler", {"original_inference_steps": 50}, {}),
 }  # fmt: skip
 
