@@ -6,6 +6,7 @@ returns it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ from tests.tiny import WORDS, autoencoder_kl
 
 
 def reference(
-    folder: Path, seeds: list[int], prompt: str, *, twice: bool = False, **call: Any
-) -> tuple[np.ndarray, np.ndarray]:
+    folder: Path, seeds: list[int], prompt: str, *, twice: bool = False, repeat: bool = False,
+    components: dict[str, Any] | None = None, **call: Any,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(latents as the pipeline holds them after its last step, pixels [n, h, w, 3]) of diffusers' own pipeline.
 
-    `twice` is for pipelines whose callback does not see the last latents: one run for each.
+    `twice` is for pipelines whose callback does not see the last latents: one run for each. `repeat` is for
+    those that cannot take several prompts: one prompt, several pictures. `components` replace the folder's.
     """
     from diffusers import DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **(components or {}))
     pipe.set_progress_bar_config(disable=True)
     kept = []
 
@@ -33,12 +36,15 @@ def reference(
         kept.append(values["latents"].clone())
         return values
 
-    if "negative_prompt" in call:
-        call["negative_prompt"] = [call["negative_prompt"]] * len(seeds)
+    texts = {"prompt": prompt, **{name: call.pop(name) for name in ["negative_prompt"] if name in call}}
+    if repeat:
+        call["num_images_per_prompt"] = len(seeds)
+    else:
+        texts = {name: [text] * len(seeds) for name, text in texts.items()}
 
     def run(**options: Any) -> Any:
         gens = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        return pipe(prompt=[prompt] * len(seeds), generator=gens, **call, **options).images
+        return pipe(**texts, generator=gens, **call, **options).images
 
     if twice:
         return run(output_type="latent").numpy(), run(output_type="np")
@@ -369,4 +375,75 @@ def flux2(folder: Path, *, kind: str = "klein", seed: int = 0) -> Path:
         diffusers.Flux2Pipeline(**networks).save_pretrained(folder)
     else:
         diffusers.Flux2KleinPipeline(**networks, is_distilled=kind == "klein").save_pretrained(folder)
+    return folder
+
+
+def qwen_vl(tokenizer: Any) -> Any:
+    """A Qwen 2.5 VL model of two layers, 32 wide, that sees patches of 14 pixels."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
+    edges = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
+    return Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(
+            text_config=dict(
+                vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,
+                rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2])),
+            vision_config=dict(
+                depth=1, hidden_size=16, intermediate_size=32, num_heads=2, out_hidden_size=32, patch_size=14,
+                window_size=112, fullatt_block_indexes=[0]),
+            image_token_id=ids["image_pad"], video_token_id=ids["video_pad"],
+            vision_start_token_id=edges["vision_start"], vision_end_token_id=edges["vision_end"],
+        )
+    ).eval()  # fmt: skip
+
+
+def qwen_processor(folder: Path) -> Any:
+    """What transformers' Qwen2VLProcessor does for pictures, which it itself does only beside torchvision."""
+    from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+
+    tokenizer, look = AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+
+    class Processor(ProcessorMixin):  # type: ignore[misc]
+        def __init__(self) -> None:  # the base class would ask for the parts it knows
+            pass
+
+        def __call__(self, text: list[str], images: Any, padding: bool, return_tensors: str) -> Any:
+            ready = look(images=images, return_tensors=return_tensors)
+            for count in (ready["image_grid_thw"].prod(1) // look.merge_size**2).tolist():
+                text = [line.replace("<|image_pad|>", "<|seen|>" * count, 1) for line in text]
+            text = [line.replace("<|seen|>", "<|image_pad|>") for line in text]
+            return BatchFeature({**tokenizer(text, padding=padding, return_tensors=return_tensors), **ready})
+
+    return Processor()
+
+
+def qwen_image(folder: Path, *, kind: str = "QwenImagePipeline", seed: int = 0, **network: Any) -> Path:
+    """`kind` is the pipeline's class: QwenImagePipeline, QwenImageEditPipeline or QwenImageEditPlusPipeline."""
+    import diffusers
+
+    torch.manual_seed(seed)
+    tokenizer = qwen_tokenizer(folder / "tokenizer")
+    parts = dict(
+        tokenizer=tokenizer, text_encoder=qwen_vl(tokenizer),
+        vae=diffusers.AutoencoderKLQwenImage(base_dim=8, num_res_blocks=1).eval(),
+        transformer=diffusers.QwenImageTransformer2DModel(
+            in_channels=64, out_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, axes_dims_rope=(8, 4, 4), **network).eval(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02),
+    )  # fmt: skip
+    edits = kind != "QwenImagePipeline"
+    getattr(diffusers, kind)(**parts, **({"processor": None} if edits else {})).save_pretrained(folder)
+    if edits:
+        tokenizer.save_pretrained(folder / "processor")
+        settings = dict(
+            image_processor_type="Qwen2VLImageProcessor", min_pixels=56 * 56, max_pixels=12845056, patch_size=14,
+            temporal_patch_size=2, merge_size=2,
+        )
+        (folder / "processor" / "preprocessor_config.json").write_text(json.dumps(settings))
+        index = json.loads((folder / "model_index.json").read_text())
+        index["processor"] = ["transformers", "Qwen2VLProcessor"]
+        (folder / "model_index.json").write_text(json.dumps(index))
     return folder
