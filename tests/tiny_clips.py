@@ -196,6 +196,36 @@ def cogvideox(folder: Path, *, kind: str = "2b", scheduler: str = "CogVideoXDDIM
     return folder
 
 
+def svd(folder: Path, *, seed: int = 0) -> Path:
+    """A Stable Video Diffusion folder. Its normalisation has groups of 32, so it is the widest of all."""
+    import diffusers
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(seed)
+    unet = diffusers.UNetSpatioTemporalConditionModel(
+        block_out_channels=(32, 32), layers_per_block=1, sample_size=8, cross_attention_dim=32, num_attention_heads=2,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), num_frames=4,
+        projection_class_embeddings_input_dim=96, addition_time_embed_dim=32,
+    ).eval()  # fmt: skip
+    vae = diffusers.AutoencoderKLTemporalDecoder(
+        block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=1,
+    ).eval()  # fmt: skip
+    config = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=224,
+        patch_size=56, projection_dim=32,
+    )  # fmt: skip
+    diffusers.StableVideoDiffusionPipeline(
+        vae=vae, image_encoder=CLIPVisionModelWithProjection(config).eval(), unet=unet,
+        scheduler=diffusers.EulerDiscreteScheduler(
+            sigma_min=0.002, sigma_max=700.0, timestep_spacing="leading", timestep_type="continuous", steps_offset=1,
+            prediction_type="v_prediction", use_karras_sigmas=True, beta_schedule="scaled_linear",
+        ),
+        feature_extractor=CLIPImageProcessor(),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     """A picture of soft random colours, float32 [height, width, 3] in 0..1, whose values 8 bits hold exactly."""
     small = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(seed))

@@ -33,6 +33,7 @@ PIPELINES: dict[str, str] = {
     "StableDiffusionInpaintPipeline": "stable_diffusion",
     "StableDiffusionInstructPix2PixPipeline": "stable_diffusion",
     "StableDiffusionPipeline": "stable_diffusion",
+    "StableVideoDiffusionPipeline": "svd",
     "CogVideoXImageToVideoPipeline": "cogvideox",
     "CogVideoXPipeline": "cogvideox",
     "LTXImageToVideoPipeline": "ltx",
