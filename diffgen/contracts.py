@@ -301,7 +301,11 @@ class Family(Protocol):
         """The networks by name, for patches."""
 
     def encode_text(self, prompts: Sequence[str], **options: Any) -> tuple[Conditioning, tuple[str, ...]]:
-        """One row a prompt, and notes on anything that was cut."""
+        """One row a prompt, and notes on anything that was cut.
+
+        The first prompt says what to draw, any further one what to keep away from: some networks were trained
+        with an instruction before the one and not before the other.
+        """
 
     def attach(self, cond: Conditioning, visual: Mapping[str, Tensor]) -> Conditioning:
         """`cond` with pictures added, as far as the network takes them. Keys of `visual`, all with the batch first:
