@@ -6,6 +6,7 @@ callbacks: the caller simply stops asking.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from diffgen.contracts import (
     Control,
     Denoiser,
     Family,
-    Guidance,
     History,
     Latents,
     Plan,
@@ -48,36 +48,48 @@ def _residuals(controls: Sequence[Control], x: Latents, step: Step, branch: Bran
     return total
 
 
-def _predict_group(
-    family: Family, controls: Sequence[Control], x: Latents, step: Step, group: Sequence[Branch]
-) -> dict[str, Latents]:
-    """Predictions of branches that share a patch: in one batch where their conditioning has one shape."""
-    with ExitStack() as stack:
-        if group[0].patch is not None:
-            stack.enter_context(group[0].patch(family.components))
-        if len(group) > 1 and all(group[0].cond.joins(branch.cond) for branch in group):
-            joined = Branch(name="+".join(b.name for b in group), cond=Conditioning.join([b.cond for b in group]))
+class _Estimator:
+    """The clean estimate at a point: predict every branch, then join them in the space the guidance asks for."""
+
+    def __init__(self, family: Family, plan: Plan) -> None:
+        self.family, self.plan, self.guidance = family, plan, plan.guidance.fresh()
+        self.joined: dict[tuple[int, ...], tuple[Sequence[Conditioning], Conditioning | None]] = {}
+
+    def __call__(self, x: Latents, step: Step) -> Latents:
+        preds: dict[str, Latents] = {}
+        branches = self.guidance.branches(step, self.plan.pos, self.plan.neg)
+        for _, group in groupby(branches, key=lambda branch: id(branch.patch)):
+            preds |= self._predict(x, step, list(group))
+
+        def clean(out: Latents) -> Latents:
+            return to_x0(self.family.prediction, out, x, step.alpha, step.sigma)
+
+        if self.guidance.space == "x0":
+            return self.guidance.combine({name: clean(out) for name, out in preds.items()}, step)
+        return clean(self.guidance.combine(preds, step))
+
+    def _predict(self, x: Latents, step: Step, group: Sequence[Branch]) -> dict[str, Latents]:
+        """Predictions of branches that share a patch: in one batch where their conditioning has one shape."""
+        family, controls = self.family, self.plan.controls
+        with ExitStack() as stack:
+            if group[0].patch is not None:
+                stack.enter_context(group[0].patch(family.components))
+            together = self._together([branch.cond for branch in group]) if len(group) > 1 else None
+            if together is None:
+                return {b.name: family.predict(x, step, b, _residuals(controls, x, step, b)) for b in group}
+            joined = Branch(name="+".join(branch.name for branch in group), cond=together)
             many = x.repeat(len(group), *[1] * (x.ndim - 1))
             out = family.predict(many, step, joined, _residuals(controls, many, step, joined))
-            return dict(zip((b.name for b in group), out.chunk(len(group)), strict=True))
-        return {b.name: family.predict(x, step, b, _residuals(controls, x, step, b)) for b in group}
+            return dict(zip((branch.name for branch in group), out.chunk(len(group)), strict=True))
 
-
-def _guided_x0(
-    family: Family, guidance: Guidance, controls: Sequence[Control], x: Latents, step: Step,
-    pos: Conditioning, neg: Conditioning | None,
-) -> Latents:  # fmt: skip
-    """The clean estimate at `x`: predict every branch, then join them in the space the guidance asks for."""
-    preds: dict[str, Latents] = {}
-    for _, group in groupby(guidance.branches(step, pos, neg), key=lambda branch: id(branch.patch)):
-        preds |= _predict_group(family, controls, x, step, list(group))
-
-    def clean(out: Latents) -> Latents:
-        return to_x0(family.prediction, out, x, step.alpha, step.sigma)
-
-    if guidance.space == "x0":
-        return guidance.combine({name: clean(out) for name, out in preds.items()}, step)
-    return clean(guidance.combine(preds, step))
+    def _together(self, conds: Sequence[Conditioning]) -> Conditioning | None:
+        """One conditioning for all, or None where their shapes differ. Made once: most stay the same all the way."""
+        key = tuple(id(cond) for cond in conds)
+        if key not in self.joined:
+            fits = all(conds[0].joins(cond) for cond in conds)
+            # The parts are kept beside it, so that their ids cannot be given to others.
+            self.joined[key] = conds, Conditioning.join(conds) if fits else None
+        return self.joined[key][1]
 
 
 def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
@@ -91,7 +103,7 @@ def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
     """
     notes: list[str] = []
     ladder = iter(family.safer())
-    guidance = plan.guidance.fresh()
+    estimate = _Estimator(family, plan)
     latest = plan.x
     with ExitStack() as stack:
         for patch in plan.patches:
@@ -99,8 +111,9 @@ def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
 
         def evaluate(x: Latents, step: Step) -> Latents:
             nonlocal latest
-            latest = _guided_x0(family, guidance, plan.controls, x, step, plan.pos, plan.neg)
-            while not bool(torch.isfinite(latest).all()):
+            latest = estimate(x, step)
+            # A sum is finite unless a part is not, or the parts are so large that the picture is lost anyway.
+            while not math.isfinite(float(latest.sum())):
                 rung = next(ladder, None)
                 if rung is None:
                     raise NumericalError(
@@ -109,7 +122,7 @@ def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
                     )
                 notes.append(f"step {step.index + 1}: NaN, retried with {rung[0]}")
                 stack.enter_context(rung[1](family.components))
-                latest = _guided_x0(family, guidance, plan.controls, x, step, plan.pos, plan.neg)
+                latest = estimate(x, step)
             return latest
 
         denoise: Denoiser = evaluate

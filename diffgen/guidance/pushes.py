@@ -32,7 +32,7 @@ def split(vector: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
 
 def plain(pos: Tensor, neg: Tensor, scale: float | Tensor, memory: Memory) -> Tensor:
     """Classifier-free guidance: neg + scale (pos - neg). 2207.12598."""
-    return neg + scale * (pos - neg)
+    return neg.lerp(pos, scale)
 
 
 def projected(
