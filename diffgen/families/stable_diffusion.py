@@ -217,8 +217,11 @@ def kind_of(parts: Parts) -> tuple[str, frozenset[Cap]]:
     """(suffix of the name, capabilities) by the channels that the U-Net takes beside the latents.
 
     Raises:
-        CheckpointError: they are neither none, nor a mask and latents, nor latents.
+        CheckpointError: they are neither none, nor a mask and latents, nor latents; or the U-Net is told the
+            guidance scale.
     """
+    if parts["unet"].config.get("time_cond_proj_dim"):
+        raise CheckpointError(f"the U-Net of {parts.origin} takes the guidance scale as an input, as a whole LCM does")
     latents = parts["vae"].config.latent_channels
     extra = parts["unet"].config.in_channels - latents
     if extra == 0:

@@ -12,6 +12,8 @@ import torch
 
 import diffgen
 from diffgen.errors import CheckpointError, UnsupportedError, UsageError
+from diffgen.families.common import Parts
+from diffgen.families.stable_diffusion import kind_of
 from tests import tiny_a
 from tests.tiny_b import difference, ours, reference
 
@@ -47,10 +49,16 @@ def test_an_empty_negative_means_zeros(base: Path) -> None:
     assert difference(got, want) < TOLERANCE
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("euler_ancestral", 4), ("euler_ancestral", 1), ("euler", 4)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("euler_ancestral", 4), ("euler_ancestral", 1), ("euler", 4), ("lcm", 5)]
+)
 def test_few_step_checkpoints_bring_their_preset(sampler: str, steps: int, tmp_path: Path) -> None:
-    kind = {"euler": "EulerDiscreteScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler"}[sampler]
-    folder = tiny_a.sdxl(tmp_path, scheduler=getattr(diffusers, kind)(timestep_spacing="trailing", **BETAS))
+    kind, options = {
+        "euler": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+        "euler_ancestral": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
+        "lcm": ("LCMScheduler", {"set_alpha_to_one": True}),
+    }[sampler]
+    folder = tiny_a.sdxl(tmp_path, scheduler=getattr(diffusers, kind)(**options, **BETAS))
     defaults = diffgen.load(folder).family.defaults
     assert (defaults.sampler, defaults.schedule, defaults.steps, defaults.guidance) == (sampler, "trailing", 4, 1.0)
     want, pixels = reference(
@@ -136,3 +144,7 @@ def test_refuses_what_it_cannot_draw(base: Path, refiner: Path, tmp_path: Path) 
     edm = tiny_a.sdxl(tmp_path, scheduler=diffusers.EDMEulerScheduler())
     with pytest.raises(CheckpointError, match="EDM path"):
         diffgen.load(edm)
+    family: Any = diffgen.load(base).family
+    family.unet.register_to_config(time_cond_proj_dim=32)
+    with pytest.raises(CheckpointError, match="takes the guidance scale as an input"):
+        kind_of(Parts(origin=base, index={}, components={"unet": family.unet, "vae": family.vae}))
