@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,9 @@ def draw_with_diffusers(args: argparse.Namespace) -> dict[str, Any]:
 
 def draw_with_diffgen(args: argparse.Namespace) -> dict[str, Any]:
     start, cpu = time.perf_counter(), time.process_time()
-    import diffgen
     from diffgen.pipelines import Picture, prepare, stream
+
+    import diffgen
 
     imported = time.perf_counter() - start
     if args.threads:
@@ -98,7 +100,7 @@ def draw_with_diffgen(args: argparse.Namespace) -> dict[str, Any]:
 def report(imported: float, first: float, cpu: float, marks: list[float], end: float, pixels: Any) -> dict[str, Any]:
     import numpy as np
 
-    gaps = [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(marks)]
     with tempfile.NamedTemporaryFile(suffix=".npy", delete=False) as file:
         np.save(file, pixels)
     return {
@@ -111,7 +113,8 @@ def report(imported: float, first: float, cpu: float, marks: list[float], end: f
 def child(kind: str, args: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", kind, "--model", args.model, "--steps", str(args.steps),
                "--dtype", args.dtype, "--guidance", str(args.guidance), "--threads", str(args.threads)]  # fmt: skip
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=offline)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -13,11 +13,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from diffgen.pipelines import Picture, text_to_image
 
 import diffgen
 from diffgen.checkpoints import Model
 from diffgen.media import to_pixels
-from diffgen.pipelines import Picture, text_to_image
 from diffgen.samplers import SAMPLERS
 from diffgen.schedules import SCHEDULES
 from diffgen.sheet import contact_sheet
