@@ -226,6 +226,81 @@ def svd(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def word_tokenizer(folder: Path, text: str) -> Any:
+    """A tokenizer whose tokens are the pieces of at most five characters of `text` and of the common words."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    split = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(".{1,5}"), "isolated")]
+    )
+    special = ["<|begin|>", "<|pad|>", "<|unk|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    pieces = [piece for piece, _ in split.pre_tokenize_str(text + " " + " ".join(WORDS))]
+    vocabulary = {piece: k for k, piece in enumerate(dict.fromkeys([*special, *pieces]))}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
+    inner.pre_tokenizer = split
+    inner.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", pair="<|begin|> $A $B", special_tokens=[("<|begin|>", 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<|begin|>", pad_token="<|pad|>", unk_token="<|unk|>",
+        additional_special_tokens=special[3:],
+    )  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def hunyuan_video(folder: Path, *, seed: int = 0) -> Path:
+    """A HunyuanVideo folder. Its instruction has more than the 95 tokens that are cut off."""
+    import diffusers
+    from transformers import LlamaConfig, LlamaModel
+
+    from diffgen.families.hunyuan_video import AFTER, BEFORE
+
+    torch.manual_seed(seed)
+    tokenizer = word_tokenizer(folder / "tokenizer", BEFORE + AFTER)
+    tokenizer_2 = clip_tokenizer(folder / "tokenizer_2")
+    llama = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2,
+        max_position_embeddings=512, pad_token_id=1, bos_token_id=0, eos_token_id=5,
+    )  # fmt: skip
+    transformer = diffusers.HunyuanVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=1,
+        num_single_layers=1, num_refiner_layers=1, patch_size=2, text_embed_dim=16, pooled_projection_dim=32,
+        rope_axes_dim=(4, 6, 6),
+    ).eval()  # fmt: skip
+    vae = diffusers.AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
+    ).eval()  # fmt: skip
+    diffusers.HunyuanVideoPipeline(
+        text_encoder=LlamaModel(llama).eval(), tokenizer=tokenizer, transformer=transformer, vae=vae,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0), text_encoder_2=clip_text(len(tokenizer_2)),
+        tokenizer_2=tokenizer_2,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def mochi(folder: Path, *, blank: bool = True, seed: int = 0) -> Path:
+    """A Mochi folder; with `blank` an empty prompt is no text at all."""
+    import diffusers
+
+    torch.manual_seed(seed)
+    tokenizer = t5_tokenizer(folder / "tokenizer", length=256)
+    transformer = diffusers.MochiTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=8, num_layers=2, pooled_projection_dim=16, in_channels=12,
+        text_embed_dim=32, time_embed_dim=8,
+    ).eval()  # fmt: skip
+    torch.nn.init.normal_(transformer.pos_frequencies, std=0.3)
+    vae = diffusers.AutoencoderKLMochi(
+        encoder_block_out_channels=(32,) * 4, decoder_block_out_channels=(32,) * 4, layers_per_block=(1,) * 5,
+    ).eval()  # fmt: skip
+    diffusers.MochiPipeline(
+        tokenizer=tokenizer, text_encoder=t5_text(len(tokenizer)), transformer=transformer, vae=vae,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), force_zeros_for_empty_prompt=blank,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     """A picture of soft random colours, float32 [height, width, 3] in 0..1, whose values 8 bits hold exactly."""
     small = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(seed))
@@ -255,6 +330,8 @@ def theirs(
 
 def ours(clips: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """(latents [batch, channels, frames, h, w], pixels [batch, frames, height, width, 3]) of our clips."""
+    for clip in clips:
+        assert clip.pixels.shape == (clip.recipe.frames, clip.recipe.height, clip.recipe.width, 3)
     return np.stack([clip.latents for clip in clips]), np.stack([clip.pixels for clip in clips])
 
 

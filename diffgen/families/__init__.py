@@ -36,11 +36,13 @@ PIPELINES: dict[str, str] = {
     "StableVideoDiffusionPipeline": "svd",
     "CogVideoXImageToVideoPipeline": "cogvideox",
     "CogVideoXPipeline": "cogvideox",
+    "HunyuanVideoPipeline": "hunyuan_video",
     "LTXImageToVideoPipeline": "ltx",
     "LTXPipeline": "ltx",
     "StableDiffusionXLImg2ImgPipeline": "sdxl",
     "StableDiffusionXLInpaintPipeline": "sdxl",
     "StableDiffusionXLPipeline": "sdxl",
+    "MochiPipeline": "mochi",
     "WanImageToVideoPipeline": "wan",
     "WanPipeline": "wan",
 }
