@@ -28,7 +28,7 @@ def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, help=help, **more)
 
 
-Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; several give several pictures.")]
+Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw; several give several pictures.")]
 Negative = Annotated[str, _option("--negative", panel=LOOK, help="What to keep out of the picture.")]
 Size = Annotated[str | None, _option("--size", panel=LOOK, metavar="WxH", help="In pixels, such as 512x768.")]
 Seed = Annotated[int | None, _option("--seed", panel=LOOK, help="Of the first picture; the next has seed + 1.")]
@@ -87,8 +87,9 @@ def image(
 ) -> None:  # fmt: skip
     """Draw pictures from prompts.
 
-    What is left out is the checkpoint's own choice. Without -o, pictures go to a dated folder under
-    diffgen-out. Nothing is overwritten without --force, and every picture holds its whole recipe.
+    What is left out is the checkpoint's own choice. Without -o, pictures go
+    to a dated folder under diffgen-out. Nothing is overwritten without
+    --force, and every picture holds its whole recipe.
 
     Examples:
       diffgen image "3d emoji of a red apple" --seed 7 -o apple.png
@@ -124,11 +125,9 @@ def _options(
     pairs: Sequence[str], clip_skip: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What `pipelines.prepare` takes, checked as far as that needs no model."""
-    from diffgen.samplers import SAMPLERS
-    from diffgen.schedules import SCHEDULES
+    from diffgen.spelling import canonical
 
-    values.check_choice("sampler", sampler, SAMPLERS)
-    values.check_choice("schedule", schedule, SCHEDULES)
+    canonical(sampler, schedule)
     values.check_least("steps", steps, 1)
     values.check_least("guidance", guidance, 0)
     return {

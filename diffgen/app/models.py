@@ -38,7 +38,8 @@ class Found:
 def models(dir_: Folders = None, json: Json = False) -> None:
     """List the models on this machine.
 
-    The model in the box comes first, then every diffusers folder below the folders given with --dir.
+    The model in the box comes first, then every diffusers folder below the
+    folders given with --dir.
 
     Examples:
       diffgen models

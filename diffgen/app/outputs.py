@@ -103,6 +103,8 @@ def plan(
         UsageError: the format is unknown, or is not the one of the file's extension.
     """
     check_choice("format", format, FORMAT_NAMES)
+    if not 1 <= quality <= 100:
+        raise UsageError(f"the quality is 1 to 100; got {quality}")
     extension = f".{format or 'png'}".replace(".jpeg", ".jpg")
     common: dict[str, Any] = {"force": force, "quality": quality}
     path = Path(output or ROOT / date.today().isoformat()).expanduser()

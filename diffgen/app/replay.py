@@ -59,8 +59,9 @@ def replay(
 ) -> None:  # fmt: skip
     """Draw a picture again from its own recipe.
 
-    With --verify nothing is saved unless -o is given: the new picture is compared with the file, and where
-    they differ it says what is otherwise here: the model, a version, the device, the number of threads.
+    With --verify the new picture is compared with the file, and saved only
+    if -o is given. Where they differ it exits with 1 and says what is
+    otherwise here: the model, a version, the device, the threads.
 
     Examples:
       diffgen replay apple.png --verify
@@ -149,7 +150,7 @@ def load_for(recipe: Recipe, where: str) -> Model:
 def complete(recipe: Recipe, model: Model, file: Path) -> Recipe:
     """The recipe with what another tool left out: its size is the file's own."""
     from diffgen.media import open_image
-    from diffgen.pipelines.request import check_size
+    from diffgen.pipelines.extent import check_size
 
     if recipe.width is None or recipe.height is None:
         with open_image(file) as image:

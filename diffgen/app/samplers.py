@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from diffgen.app import values
-from diffgen.app.tables import print_table
+from diffgen.app.tables import print_fields, print_table
+from diffgen.guidance import PUSHES
 from diffgen.samplers import SAMPLERS, SamplerInfo
 from diffgen.schedules import SCHEDULES
 
@@ -20,7 +21,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 def samplers(json: Json = False) -> None:
     """List the samplers, the schedules and their settings.
 
-    A sampler is how a step is taken; a schedule is where on the way from noise to picture the steps are.
+    A sampler is how a step is taken. A schedule is where on the way from
+    noise to picture the steps are.
 
     Examples:
       diffgen samplers
@@ -31,7 +33,7 @@ def samplers(json: Json = False) -> None:
         print(encoder.dumps(document, indent=2))
         return
     print_table(
-        "Samplers", ("name", "shown as", "order", "calls", "noise", "settings", "good for"),
+        "Samplers", ("name", "shown as", "(order)", "(calls)", "(noise)", "settings", "good for"),
         [(row["name"], row["label"], str(row["order"]), str(row["evaluations"]), "yes" if row["stochastic"] else "",
           _shown(row["settings"]), row["good_for"]) for row in document["samplers"]],
     )  # fmt: skip
@@ -41,13 +43,19 @@ def samplers(json: Json = False) -> None:
         [(row["name"], row["label"], _shown(row["settings"], shared), row["good_for"])
          for row in document["schedules"]],
     )  # fmt: skip
-    print("Settings for all of them: " + _shown(shared).replace(" ", ", "))
-    print("Calls are of the network, a step. Settings are given with --set name=value.")
+    print_table(
+        "Guidance methods, chosen with --set guidance_method=name", ("name", "shown as", "settings", "good for"),
+        [(row["name"], row["label"], _shown(row["settings"]), row["good_for"]) for row in document["guidance"]],
+    )  # fmt: skip
+    print_fields([("for all", _shown(shared)), ("calls", "of the network, a step"),
+                  ("settings", "are given with --set name=value")])  # fmt: skip
 
 
 def tables() -> dict[str, Any]:
     """What `--json` prints: rows of samplers and schedules, and the settings that belong to neither."""
     spacing = values.schedule_settings()
+    methods = values.method_settings()
+    general = {key: value for key, value in values.guidance_settings().items() if key not in methods}
     shared = [key for key in spacing if all(key in info.settings for info in SCHEDULES.values())]
     return {
         "samplers": [
@@ -60,7 +68,12 @@ def tables() -> dict[str, Any]:
              "good_for": info.good_for}
             for name, info in SCHEDULES.items()
         ],
-        "settings": {**{key: spacing[key] for key in shared}, **values.guidance_settings(), "clip_skip": 1},
+        "guidance": [
+            {"name": name, "label": info.label, "good_for": info.good_for,
+             "settings": {f"guidance_{key}": methods[f"guidance_{key}"] for key in info.settings}}
+            for name, info in PUSHES.items()
+        ],
+        "settings": {**{key: spacing[key] for key in shared}, **general, "clip_skip": 1},
     }  # fmt: skip
 
 
@@ -70,4 +83,5 @@ def _defaults(info: SamplerInfo) -> dict[str, Any]:
 
 
 def _shown(settings: dict[str, Any], without: Collection[str] = ()) -> str:
-    return " ".join(f"{name}={default}" for name, default in settings.items() if name not in without)
+    shown = {name: default for name, default in settings.items() if name not in without}
+    return " ".join(name if default in (None, ()) else f"{name}={default}" for name, default in shown.items())

@@ -14,7 +14,7 @@ from diffgen.errors import DiffgenError
 from diffgen.foreign import Description, describe
 from diffgen.recipe import Recipe
 
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures: PNG, JPEG or WebP.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Pictures: PNG, JPEG or WebP.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a file, each on a line.")]
 
 
@@ -25,8 +25,9 @@ class NothingKnown(DiffgenError):
 def show(files: Files, json: Json = False) -> None:
     """Say how a picture was made.
 
-    Reads diffgen's pictures, and those of AUTOMATIC1111, Forge, ComfyUI, InvokeAI, NovelAI and SwarmUI as
-    far as they tell. Ends with 1 where a picture says nothing.
+    Reads diffgen's pictures, and those of AUTOMATIC1111, Forge, ComfyUI,
+    InvokeAI, NovelAI and SwarmUI as far as they tell. Exits with 1 where a
+    picture says nothing.
 
     Examples:
       diffgen show apple.png

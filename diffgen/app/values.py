@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diffgen.errors import UsageError, unknown
-from diffgen.guidance import CFG
+from diffgen.guidance import CFG, PUSHES
 from diffgen.samplers import SAMPLERS
 from diffgen.schedules import ScheduleSettings
 
@@ -65,7 +65,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     Raises:
         UsageError: a number is needed and something else was given, or the other way round.
     """
-    known = sampler_settings() | schedule_settings() | guidance_settings() | {"clip_skip": 1}
+    known = sampler_settings() | schedule_settings() | guidance_settings() | {"clip_skip": 1, "true_cfg": 1.0}
     for key, value in settings.items():
         default, words = known.get(key), _words(key)
         if words:
@@ -110,7 +110,17 @@ def schedule_settings() -> dict[str, Any]:
 def guidance_settings() -> dict[str, Any]:
     """The settings of guidance, under the names that recipes give them, with their defaults."""
     defaults = {one.name: one.default for one in fields(CFG)}
-    return {f"guidance_{name}": defaults[name] for name in ("rescale", "start", "stop")}
+    shared = ("method", "rescale", "percentile", "start", "stop", "converged")
+    return {f"guidance_{name}": defaults[name] for name in shared} | method_settings()
+
+
+def method_settings() -> dict[str, Any]:
+    """The settings of every guidance method, under the names that recipes give them, with their defaults."""
+    return {
+        f"guidance_{name}": inspect.signature(info.function).parameters[name].default
+        for info in PUSHES.values()
+        for name in info.settings
+    }
 
 
 def check_choice(kind: str, name: str | None, choices: Sequence[str] | Mapping[str, Any]) -> None:
