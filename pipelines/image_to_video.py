@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffgen.pipelines import drawing, request
+from diffgen.pipelines import adapting, drawing, request, walking
 from diffgen.pipelines.drawing import Clip, Event
 from diffgen.pipelines.visuals import fit, hold
 
@@ -48,16 +48,16 @@ def plan(model: Model, recipes: Sequence[Recipe], *, image: np.ndarray) -> tuple
     visual = {"image": torch.zeros(1, 3, frames, height, width), "given": torch.zeros(1, 1, frames, 1, 1)}
     visual["image"][0, :, 0] = torch.from_numpy(fitted).permute(2, 0, 1) * 2 - 1
     visual["given"][:, :, 0] = 1
-    sampler, levels, scale, guidance = request.walk(recipe, family)
+    sampler, levels, scale, guidance = walking.walk(recipe, family)
     shape = spec.shape(batch=len(recipes), width=width, height=height, frames=frames)
     seeds = [recipe.seed or 0 for recipe in recipes]
     drawn = {"latents": (*shape[:2], 1, *shape[3:]), "pixels": (len(recipes), 3, 1, height, width)}
     before = drawn[spec.draw_visual] if spec.draw_visual else None
     if before is not None:
         visual["noise"] = noise.draw(noise.generators(seeds), before)
-    kind = request.noise_kind(recipe)
+    kind = walking.noise_kind(recipe)
     first, later = noise.sequence(seeds, shape, order=spec.draw, device=family.device, skip=before, kind=kind)
-    pos, neg, notes = request.conditioning(recipe, family, guidance, len(recipes))
+    pos, neg, notes = walking.conditioning(recipe, family, guidance, len(recipes))
     with torch.inference_mode():
         pos = family.attach(pos, {name: tensor.to(family.device) for name, tensor in visual.items()})
     if neg is not None:
@@ -71,7 +71,7 @@ def plan(model: Model, recipes: Sequence[Recipe], *, image: np.ndarray) -> tuple
         x, wrappers = torch.where(clean, kept, x), (hold(clean, kept),)
     return Plan(
         x=x, steps=steps_of(family.path, levels), sampler=sampler, noise=later,
-        pos=pos, neg=neg, guidance=guidance, wrappers=wrappers,
+        pos=pos, neg=neg, guidance=guidance, wrappers=wrappers, patches=adapting.patches(recipe, family),
     ), (*fitting, *notes)  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffgen.pipelines import drawing, request
+from diffgen.pipelines import adapting, drawing, request, walking
 from diffgen.pipelines.drawing import Event, Picture
 
 from diffgen import noise
@@ -22,8 +22,8 @@ def prepare(model: Model, prompt: str, **options: Any) -> tuple[Recipe, ...]:
     """One whole recipe a picture, checked before anything is computed.
 
     Args:
-        options: negative, seed, count, size (width, height), steps, guidance, sampler, schedule and settings;
-            what is left out is the checkpoint's own. See `diffgen.pipelines.request.resolve`.
+        options: negative, seed, count, size (width, height), steps, guidance, sampler, schedule, settings, adapters
+            and adapter_folders; what is left out is the checkpoint's own. See `diffgen.pipelines.request.resolve`.
 
     Raises:
         UsageError: a value is unknown or out of range.
@@ -34,15 +34,15 @@ def prepare(model: Model, prompt: str, **options: Any) -> tuple[Recipe, ...]:
 def plan(model: Model, recipes: Sequence[Recipe]) -> tuple[Plan, tuple[str, ...]]:
     """The plan for one batch of recipes that differ in their seeds only, and notes on what was cut."""
     family, recipe = model.family, recipes[0]
-    sampler, levels, scale, guidance = request.walk(recipe, family)
+    sampler, levels, scale, guidance = walking.walk(recipe, family)
     shape = family.spec.shape(batch=len(recipes), width=recipe.width or 0, height=recipe.height or 0)
     seeds = [recipe.seed or 0 for recipe in recipes]
-    kind = request.noise_kind(recipe)
+    kind = walking.noise_kind(recipe)
     first, later = noise.sequence(seeds, shape, order=family.spec.draw, device=family.device, kind=kind)
-    pos, neg, notes = request.conditioning(recipe, family, guidance, len(recipes))
+    pos, neg, notes = walking.conditioning(recipe, family, guidance, len(recipes))
     return Plan(
         x=first * scale, steps=steps_of(family.path, levels), sampler=sampler, noise=later,
-        pos=pos, neg=neg, guidance=guidance,
+        pos=pos, neg=neg, guidance=guidance, patches=adapting.patches(recipe, family),
     ), notes  # fmt: skip
 
 
@@ -73,11 +73,13 @@ def text_to_image(model: Model, prompt: str, *, batch: int = 1, **options: Any) 
     return tuple(event for event in events if isinstance(event, Picture))
 
 
-def replay(model: Model, recipe: Recipe) -> Picture:
+def replay(model: Model, recipe: Recipe, **where: Any) -> Picture:
     """The picture of `recipe` again, in the batch shape it was first made in.
 
     The neighbours in that batch are drawn with the seeds next to this one; only their number matters.
+    `where` finds adapters that have moved: see `diffgen.pipelines.adapting.located`.
     """
+    recipe = adapting.located(recipe, **where)
     first = (recipe.seed or 0) - recipe.index
     mates: Mapping[int, Recipe] = {k: replace(recipe, seed=max(first + k, 0)) for k in range(recipe.batch)}
     plain = [replace(mates[k], batch=1, index=0, notes=()) for k in range(recipe.batch)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from diffgen.pipelines import drawing, request
+from diffgen.pipelines import adapting, drawing, request, walking
 from diffgen.pipelines.drawing import Clip, Event
 
 from diffgen import noise
@@ -36,17 +36,17 @@ def prepare(model: Model, prompt: str, *, frames: int | None = None, **options: 
 def plan(model: Model, recipes: Sequence[Recipe]) -> tuple[Plan, tuple[str, ...]]:
     """The plan for one batch of recipes that differ in their seeds only, and notes on what was cut."""
     family, recipe = model.family, recipes[0]
-    sampler, levels, scale, guidance = request.walk(recipe, family)
+    sampler, levels, scale, guidance = walking.walk(recipe, family)
     shape = family.spec.shape(
         batch=len(recipes), width=recipe.width or 0, height=recipe.height or 0, frames=recipe.frames or 1
     )
     seeds = [recipe.seed or 0 for recipe in recipes]
-    kind = request.noise_kind(recipe)
+    kind = walking.noise_kind(recipe)
     first, later = noise.sequence(seeds, shape, order=family.spec.draw, device=family.device, kind=kind)
-    pos, neg, notes = request.conditioning(recipe, family, guidance, len(recipes))
+    pos, neg, notes = walking.conditioning(recipe, family, guidance, len(recipes))
     return Plan(
         x=first * scale, steps=steps_of(family.path, levels), sampler=sampler, noise=later,
-        pos=pos, neg=neg, guidance=guidance,
+        pos=pos, neg=neg, guidance=guidance, patches=adapting.patches(recipe, family),
     ), notes  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def edited(
     folder: Path, seeds: list[int], prompt: str, sources: list[Any], *, looked_at: Any = None, **call: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Like `ours`, with pictures attached to both branches as references, and `looked_at` by the text encoder."""
-    from diffgen.pipelines import drawing, request
+    from diffgen.pipelines import drawing, request, walking
 
     import diffgen
     from diffgen import engine, noise
@@ -88,7 +88,7 @@ def edited(
 
     family = (model := diffgen.load(folder)).family
     recipe, *_ = request.resolve(model, "edit", prompt=prompt, seed=seeds[0], **call)
-    sampler, levels, scale, guidance = request.walk(recipe, family)
+    sampler, levels, scale, guidance = walking.walk(recipe, family)
     options = {} if looked_at is None else {"pictures": [to_pixels(source) for source in looked_at]}
     both, _ = family.encode_text([prompt, recipe.negative], **options)
     if "guidance_embedding" in family.caps:
@@ -114,6 +114,14 @@ def difference(mine: np.ndarray, want: np.ndarray) -> float:
     """The largest difference, relative to the largest value where that is above 1."""
     assert mine.shape == want.shape, f"{mine.shape} against {want.shape}"
     return float(np.abs(mine - want).max() / max(1.0, np.abs(want).max()))
+
+
+def amplify(network: Any, gain: float) -> None:
+    """Makes a fresh network's layers louder: where they whisper, a picture hardly hears its prompt and proves little."""
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.mul_(gain)
 
 
 def t5_tokenizer(folder: Path) -> Any:
@@ -234,6 +242,7 @@ def auraflow(folder: Path, *, seed: int = 0, **scheduler: Any) -> Path:
         attention_head_dim=8, num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32,
         pos_embed_max_size=64,
     ).eval()  # fmt: skip
+    amplify(transformer, 3.0)
     AuraFlowPipeline(
         tokenizer=tokenizer, text_encoder=t5_encoder(len(tokenizer), kind="UMT5"), vae=autoencoder_kl(),
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 1.73, **scheduler}),
@@ -367,6 +376,7 @@ def flux2(folder: Path, *, kind: str = "klein", seed: int = 0) -> Path:
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=dev,
     ).eval()  # fmt: skip
+    amplify(transformer, 2.0)
     networks = dict(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), vae=flux2_vae(),
         text_encoder=text_encoder.eval(), tokenizer=words, transformer=transformer,
@@ -434,6 +444,7 @@ def qwen_image(folder: Path, *, kind: str = "QwenImagePipeline", seed: int = 0, 
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
             use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02),
     )  # fmt: skip
+    amplify(parts["transformer"], 3.0)
     edits = kind != "QwenImagePipeline"
     getattr(diffusers, kind)(**parts, **({"processor": None} if edits else {})).save_pretrained(folder)
     if edits:

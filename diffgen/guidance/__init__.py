@@ -5,7 +5,8 @@ another guidance.
 """
 
 from diffgen.guidance.cfg import CFG, rescaled
+from diffgen.guidance.perturbed import Perturbed
 from diffgen.guidance.pushes import PUSHES
 from diffgen.guidance.renormed import Renormed
 
-__all__ = ["CFG", "PUSHES", "Renormed", "rescaled"]
+__all__ = ["CFG", "PUSHES", "Perturbed", "Renormed", "rescaled"]

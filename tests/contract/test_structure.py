@@ -19,7 +19,8 @@ LEVELS = [
     {"diffgen.contracts"},
     {"diffgen.noise", "diffgen.schedules", "diffgen.samplers", "diffgen.guidance", "diffgen.wrappers"},
     {"diffgen.engine"},
-    {"diffgen.families", "diffgen.control", "diffgen.adapters", "diffgen.caching", "diffgen.attention"},
+    {"diffgen.families", "diffgen.control", "diffgen.adapters", "diffgen.caching", "diffgen.attention",
+     "diffgen.perturbation"},
     {"diffgen.checkpoints", "diffgen.memory"},
     {"diffgen.pipelines", "diffgen.train"},
     {"diffgen.app"},
@@ -77,7 +78,7 @@ def test_imports_run_downward(name: str, file: Path) -> None:
 @pytest.mark.parametrize(("name", "file"), list(sources()), ids=lambda value: value if isinstance(value, str) else "")
 def test_only_the_adapters_know_the_network_libraries(name: str, file: Path) -> None:
     allowed = ("diffgen.families", "diffgen.control", "diffgen.adapters", "diffgen.caching", "diffgen.attention",
-               "diffgen.checkpoints", "diffgen.train")  # fmt: skip
+               "diffgen.perturbation", "diffgen.checkpoints", "diffgen.train")  # fmt: skip
     if not name.startswith(allowed):
         assert not {other.split(".")[0] for other in imports(file)} & NETWORKS
 

@@ -1,0 +1,85 @@
+"""What a network is told besides the latents and the time, and how several such become one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """What the network is told besides the latents and the time. Every tensor has the batch first.
+
+    Attributes:
+        text: named text tensors, such as "hidden" [batch, tokens, width], "pooled" [batch, width], "mask".
+        concat: latents laid beside `x` along the channels (inpainting, Wan image-to-video).
+        reference: latents given as further tokens (instruction editing).
+        vision: image-encoder tokens [batch, tokens, width].
+        clean: mask [batch, 1, frames, height, width], 1 where the latents are already clean.
+        extra: further named tensors a family needs, such as size ids.
+    """
+
+    text: Mapping[str, Tensor] = field(default_factory=dict)
+    concat: Tensor | None = None
+    reference: tuple[Tensor, ...] = ()
+    vision: Tensor | None = None
+    clean: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        """`change` applied to every tensor."""
+        return Conditioning(**{f.name: _map(getattr(self, f.name), change) for f in fields(self)})
+
+    def rows(self, index: slice | Tensor) -> Conditioning:
+        """Some of the batch."""
+        return self.map(lambda tensor: tensor[index])
+
+    def repeat(self, count: int) -> Conditioning:
+        """The batch `count` times over."""
+        return self.map(lambda tensor: tensor.repeat(count, *[1] * (tensor.ndim - 1)))
+
+    def joins(self, other: Conditioning) -> bool:
+        """Whether both can be stacked into one batch: the same tensors of the same shapes."""
+        return _shapes(self) == _shapes(other)
+
+    @staticmethod
+    def join(parts: Sequence[Conditioning]) -> Conditioning:
+        """One batch of all the parts, in order. Every pair must satisfy `joins`."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Conditioning)}
+        return Conditioning(**{name: _join(column) for name, column in columns.items()})
+
+
+def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: change(tensor) for key, tensor in value.items()}
+    if isinstance(value, tuple):
+        return tuple(change(tensor) for tensor in value)
+    return None if value is None else change(value)
+
+
+def _shapes(cond: Conditioning) -> list[Any]:
+    found: list[Any] = []
+    for f in fields(cond):
+        value = getattr(cond, f.name)
+        if isinstance(value, Mapping):
+            found.append({key: tensor.shape[1:] for key, tensor in value.items()})
+        elif isinstance(value, tuple):
+            found.append([tensor.shape[1:] for tensor in value])
+        else:
+            found.append(None if value is None else value.shape[1:])
+    return found
+
+
+def _join(column: Sequence[Any]) -> Any:
+    import torch
+
+    first = column[0]
+    if isinstance(first, Mapping):
+        return {key: torch.cat([part[key] for part in column]) for key in first}
+    if isinstance(first, tuple):
+        return tuple(torch.cat(list(parts)) for parts in zip(*column, strict=True))
+    return None if first is None else torch.cat(list(column))

@@ -1,0 +1,128 @@
+"""From a whole recipe to what a plan needs: sampler, levels, noise, guidance, conditioning."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any, cast
+
+import torch
+from diffgen.pipelines import adapting
+
+from diffgen import noise, perturbation, samplers, schedules
+from diffgen.contracts import Conditioning, Family, Guidance, Patch, Sampler
+from diffgen.errors import UsageError, unknown
+from diffgen.guidance import CFG, PUSHES, Perturbed
+from diffgen.recipe import Recipe
+
+GUIDANCE_SETTINGS = {
+    "guidance_method": "method", "guidance_rescale": "rescale", "guidance_percentile": "percentile",
+    "guidance_start": "start", "guidance_stop": "stop", "guidance_converged": "converged",
+    "image_guidance": "image_scale",
+}  # fmt: skip
+TEXT_SETTINGS = ("clip_skip",)
+TRUE_CFG = "true_cfg"
+NOISE = "noise"
+SCHEDULE_SETTINGS = tuple(f.name for f in fields(schedules.ScheduleSettings))
+
+
+def noise_kind(recipe: Recipe) -> noise.NoiseKind:
+    """Where the noise of a stochastic sampler comes from: the setting `noise`, else the sampler's own kind.
+
+    Raises:
+        UsageError: the setting is neither "fresh" nor "brownian".
+    """
+    info = samplers.SAMPLERS.get(recipe.sampler or "")
+    kind = recipe.settings.get(NOISE) or (info.noise if info else None) or "fresh"
+    if kind not in ("fresh", "brownian"):
+        raise unknown("noise", str(kind), ["fresh", "brownian"])
+    return cast(noise.NoiseKind, kind)
+
+
+def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], float, Guidance]:
+    """(sampler, levels, scale of the starting noise, guidance) that a recipe asks for.
+
+    Raises:
+        UsageError: a name or setting is unknown or out of range.
+    """
+    settings = dict(recipe.settings)
+    name = recipe.sampler or family.defaults.sampler
+    info = samplers.SAMPLERS.get(name)
+    own = {key: settings.pop(key) for key in (info.settings if info else ()) if key in settings}
+    sampler = samplers.make(name, **own)
+    spacing = {key: settings.pop(key) for key in SCHEDULE_SETTINGS if key in settings}
+    schedule = recipe.schedule or family.defaults.schedule
+    placed = schedules.settings_from(schedule, spacing)
+    steps = family.defaults.steps if recipe.steps is None else recipe.steps
+    levels = schedules.levels(schedule, family.path, steps, placed)
+    scale = family.defaults.guidance if recipe.guidance is None else recipe.guidance
+    if "guidance_embedding" in family.caps:
+        # The network takes the scale as an input; classifier-free guidance on top is asked for by name.
+        scale = settings.pop(TRUE_CFG, 1.0)
+    guide = family.defaults.guide or CFG
+    tuned = {key: field for key, field in GUIDANCE_SETTINGS.items() if _takes(guide, field)}
+    chosen = {tuned[key]: settings.pop(key) for key in tuned if key in settings}
+    if push := PUSHES.get(str(chosen.get("method"))):
+        own = {name: f"guidance_{name}" for name in push.settings}
+        chosen["tuning"] = {name: settings.pop(key) for name, key in own.items() if key in settings}
+    guidance = _perturbed(guide(scale=scale, **chosen), settings)
+    strange = sorted(set(settings) - {*TEXT_SETTINGS, NOISE, adapting.ADAPTERS})
+    if strange:
+        known = [*(info.settings if info else ()), *SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS, *TEXT_SETTINGS, NOISE]
+        raise unknown(f"setting for sampler {name!r} and schedule {schedule!r}", strange[0], known)
+    return sampler, levels, schedules.start_scale(family.path, levels[0], placed), guidance
+
+
+# Guidance away from a weakened copy of the model: the settings NAME_scale and NAME_layers, and the patch they make.
+PERTURBATIONS: dict[str, Callable[[Sequence[str]], Patch]] = {
+    "pag": lambda layers: perturbation.attention("identity", layers or ("mid",)),
+    "seg": lambda layers: perturbation.attention("smooth", layers or ("mid",)),
+    "slg": perturbation.without_blocks,
+}
+
+
+def _perturbed(guidance: Guidance, settings: dict[str, Any]) -> Guidance:
+    """`guidance` with the perturbations that `settings` ask for, whose keys are taken out."""
+    for name, make in PERTURBATIONS.items():
+        weight, layers = settings.pop(f"{name}_scale", 0.0), settings.pop(f"{name}_layers", ())
+        layers = [str(layer) for layer in (layers if isinstance(layers, (list, tuple)) else str(layers).split(","))]
+        if weight:
+            if name == "slg" and not layers:
+                raise UsageError("slg_scale needs slg_layers, the blocks to leave out, such as slg_layers=7,8,9")
+            guidance = Perturbed(base=guidance, name=name, weight=weight, patch=make(layers))
+    return guidance
+
+
+def _takes(guide: Callable[..., Guidance], name: str) -> bool:
+    """Whether a guidance has a setting of that name; one that passes its settings on is made around CFG."""
+    parameters = inspect.signature(guide).parameters
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return name in parameters or (passes_on and name in inspect.signature(CFG).parameters)
+
+
+def conditioning(
+    recipe: Recipe, family: Family, guidance: Guidance, batch: int
+) -> tuple[Conditioning, Conditioning | None, tuple[str, ...]]:
+    """(positive, negative, notes) for `batch` pictures of one recipe; no negative where it has no effect.
+
+    Both branches are encoded together, so that they come out with one length. A picture's text is encoded
+    apart from every other picture's, so that its neighbours cannot change it.
+    """
+    options = {key: recipe.settings[key] for key in TEXT_SETTINGS if key in recipe.settings}
+    embedded = "guidance_embedding" in family.caps
+    with adapting.reading(recipe, family) as (prompt, negative, told):
+        texts = [prompt] if guidance.scale == 1 else [prompt, negative]
+        cond, notes = family.encode_text(texts, **options)
+    notes = (*told, *notes)
+    if len(texts) == 1 and recipe.negative.strip():
+        needs = f"it needs the setting {TRUE_CFG!r} above 1" if embedded else "it needs a guidance above 1"
+        reason = needs if "negative_prompt" in family.caps else f"{family.name} takes none"
+        notes = (f"the negative prompt was not used; {reason}", *notes)
+    if embedded:
+        scale = family.defaults.guidance if recipe.guidance is None else recipe.guidance
+        cond = replace(cond, extra={**cond.extra, "guidance": torch.full((len(texts),), scale)})
+    if recipe.fps is not None:
+        cond = replace(cond, extra={**cond.extra, "fps": torch.full((len(texts),), recipe.fps)})
+    rows = [cond.rows(slice(k, k + 1)).repeat(batch) for k in range(len(texts))]
+    return rows[0], rows[1] if len(rows) > 1 else None, notes
