@@ -92,7 +92,7 @@ def save_npz(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """float32 `pixels` [n, h, w, 3] in 0..1 and `latents`, both unrounded, as NumPy's .npz; atomic.
+    """float32 `pixels` [n, h, w, 3], or [n, frames, h, w, 3] for clips, in 0..1 and `latents`; unrounded, atomic.
 
     `latents` is anything NumPy can read, such as a CPU tensor [n, c, f, h, w]. The recipe's JSON is stored
     as the 0-d text array `diffgen`. Raises as `save_image` does.
@@ -103,8 +103,9 @@ def save_npz(
     if path.suffix.lower() != ".npz":
         raise unknown("array format", path.suffix, [".npz"])
     arrays = {"pixels": np.asarray(pixels, np.float32), "latents": np.asarray(latents)}
-    if arrays["pixels"].ndim != 4 or arrays["pixels"].shape[-1] != 3:
-        raise UsageError(f"pixels have the shape [n, height, width, 3], not {list(arrays['pixels'].shape)}")
+    if arrays["pixels"].ndim not in (4, 5) or arrays["pixels"].shape[-1] != 3:
+        shape = list(arrays["pixels"].shape)
+        raise UsageError(f"pixels have the shape [n, height, width, 3] or [n, frames, height, width, 3], not {shape}")
     if recipe is not None:
         arrays["diffgen"] = np.asarray(recipe.to_json())
     with new_file(path, overwrite=overwrite) as file:

@@ -17,6 +17,7 @@ from diffgen.app.lazy import Lazy, lazy_group
 
 COMMANDS = {
     "image": Lazy(module="diffgen.app.image", attribute="image", help="Draw pictures from prompts."),
+    "video": Lazy(module="diffgen.app.video", attribute="video", help="Draw clips from a prompt or a picture."),
     "replay": Lazy(module="diffgen.app.replay", attribute="replay", help="Draw a picture again from its own recipe."),
     "show": Lazy(module="diffgen.app.show", attribute="show", help="Say how a picture was made."),
     "models": Lazy(module="diffgen.app.models", attribute="models", help="List the models on this machine."),

@@ -1,0 +1,126 @@
+"""`diffgen video`: a prompt, and a picture if one is given, become a clip in a .npz file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffgen.app import image as pictures
+from diffgen.app import values
+from diffgen.app.display import new_display
+from diffgen.app.drawing import Report
+from diffgen.app.errors import Interrupted
+from diffgen.app.image import FILES, HOW, LOOK, _option
+from diffgen.errors import UsageError
+from diffgen.files import check_writable, next_free_path, readable_name
+
+if TYPE_CHECKING:
+    from diffgen.checkpoints import Model
+    from diffgen.pipelines import Event
+    from diffgen.recipe import Recipe
+
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What is to happen; may be empty with --from.")]
+Frames = Annotated[int | None, _option("--frames", panel=LOOK, help="Frames of the clip.")]
+Fps = Annotated[float | None, _option("--fps", panel=LOOK, help="Frames a second.")]
+First = Annotated[Path | None, _option("--from", panel=LOOK, metavar="IMAGE", help="The first frame.")]
+TrueCfg = Annotated[
+    float | None,
+    _option("--true-cfg", panel=HOW, help="Classifier-free guidance on top, where the model has the scale built in."),
+]
+Output = Annotated[str | None, _option("--output", "-o", panel=FILES, metavar="PATH", help="A .npz file.")]
+
+
+def video(
+    prompt: Prompt, negative: pictures.Negative = "", from_: First = None, frames: Frames = None, fps: Fps = None,
+    size: pictures.Size = None, seed: pictures.Seed = None, count: pictures.Count = 1, steps: pictures.Steps = None,
+    guidance: pictures.Guidance = None, true_cfg: TrueCfg = None, sampler: pictures.SamplerName = None,
+    schedule: pictures.ScheduleName = None, set_: pictures.Settings = None, output: Output = None,
+    force: pictures.Force = False, model: pictures.ModelName = "box", batch: pictures.Batch = 1,
+    dtype: pictures.Dtype = "auto", device: pictures.Device = "auto", strict: pictures.Strict = False,
+    json: pictures.Json = False,
+) -> None:  # fmt: skip
+    """Draw clips from a prompt, with a clip model.
+
+    The file holds float32 `pixels` [clips, frames, height, width, 3] in 0..1,
+    and `latents`, with the recipe of the first clip.
+
+    Examples:
+      diffgen video "a cat runs" --model path/to/wan --frames 33 -o cat.npz
+      diffgen video "it waves" --from hand.png --model path/to/ltx -o wave.npz
+    """
+    options = pictures._options(size, steps, guidance, sampler, schedule, set_ or [], None)
+    options |= {"frames": frames, "fps": fps, "negative": negative, "seed": seed, "count": count}
+    if true_cfg is not None:
+        options["settings"]["true_cfg"] = true_cfg
+    for name, number in (("count", count), ("batch", batch), ("frames", frames)):
+        values.check_least(name, number, 1)
+    if fps is not None and not fps > 0:
+        raise UsageError(f"fps must be above 0; got {fps}")
+    pictures._check_machine(model, dtype)
+    path = _target(output, prompt, force)
+    given = None if from_ is None else _first_frame(from_)
+    report = Report(as_json=json)
+    with new_display(count, False) as screen:
+        from diffgen.app.startup import load_model
+
+        loaded = load_model(model, dtype=dtype, device=device)
+        recipes, events = _begin(loaded, prompt, given, options, batch)
+        screen.begin(loaded.family, recipes)
+        _draw(events, path, report, screen, force)
+    report.close(strict)
+
+
+def _target(output: str | None, prompt: str, force: bool) -> Path:
+    if output is None:
+        from datetime import date
+
+        return next_free_path(Path("diffgen-out") / date.today().isoformat(), readable_name(prompt or "clip"), ".npz")
+    path = Path(output).expanduser()
+    if path.suffix.lower() != ".npz":
+        raise UsageError(f"clips are written as .npz for now; got {path.name!r}, accepted: {path.stem}.npz")
+    check_writable(path, overwrite=force)
+    return path
+
+
+def _first_frame(path: Path) -> Any:
+    from diffgen.media import load_image
+
+    return load_image(path)
+
+
+def _begin(
+    model: Model, prompt: str, first: Any, options: dict[str, Any], batch: int
+) -> tuple[tuple[Recipe, ...], Iterator[Event]]:
+    from diffgen.pipelines.image_to_video import prepare as prepare_from
+    from diffgen.pipelines.image_to_video import stream as stream_from
+    from diffgen.pipelines.text_to_video import prepare, stream
+
+    if first is None:
+        recipes = prepare(model, prompt, **options)
+        return recipes, stream(model, recipes, batch=batch)
+    recipes = prepare_from(model, first, prompt, **options)
+    return recipes, stream_from(model, recipes, first, batch=batch)
+
+
+def _draw(events: Iterator[Event], path: Path, report: Report, screen: Any, force: bool) -> None:
+    import numpy as np
+
+    from diffgen.media import save_npz
+    from diffgen.pipelines import Clip, Progress
+
+    made: list[Clip] = []
+    try:
+        for event in events:
+            if isinstance(event, Progress):
+                screen.step(event)
+            elif isinstance(event, Clip):
+                report.remark(event.recipe.notes)
+                made.append(event)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; kept: nothing") from None
+    pixels, latents = (np.stack([getattr(clip, name) for clip in made]) for name in ("pixels", "latents"))
+    saved = save_npz(path, pixels, latents, made[0].recipe, overwrite=force)
+    report.file(saved, "clips", count=len(made))
