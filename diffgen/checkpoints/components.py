@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch.overrides import TorchFunctionMode
 
+from diffgen.checkpoints.networks import empty_network, fill, fit
+from diffgen.checkpoints.tensors import Weights, open_source
 from diffgen.errors import CheckpointError
 
 
@@ -57,27 +56,13 @@ def weight_files(folder: Path) -> tuple[str | None, tuple[Path, ...]]:
     raise CheckpointError(f"{folder} has no .safetensors file")
 
 
-def read_weights(
-    folder: Path, dtype: torch.dtype | None, device: torch.device, wide: Sequence[str] = ()
-) -> dict[str, torch.Tensor]:
-    """All tensors of a component, shards included, in `dtype` (None keeps the one on disk).
-
-    Tensors of the modules named in `wide` come in float32 whatever `dtype` is.
+def folder_weights(folder: Path) -> Weights:
+    """The weights of a component folder, shards included, not yet read.
 
     Raises:
         CheckpointError: a file is missing, truncated or not safetensors.
     """
-    weights = {}
-    for file in weight_files(folder)[1]:
-        try:
-            with safe_open(file, framework="pt", device=str(device)) as source:
-                for key in source.keys():  # noqa: SIM118  (safe_open is no mapping)
-                    tensor = source.get_tensor(key)
-                    kept = torch.float32 if set(key.split(".")) & set(wide) else dtype
-                    weights[key] = tensor.to(kept) if kept and tensor.is_floating_point() else tensor
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is damaged or not safetensors: {error}") from None
-    return weights
+    return Weights.plain([open_source(file) for file in weight_files(folder)[1]])
 
 
 def load_network(kind: type, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
@@ -86,52 +71,29 @@ def load_network(kind: type, folder: Path, dtype: torch.dtype, device: torch.dev
     Raises:
         CheckpointError: keys are missing, unexpected or of another shape.
     """
-    config = read_json(folder / "config.json")
-    with _EmptyOnMeta():
-        network = kind.from_config(config)  # type: ignore[attr-defined]
-    weights = read_weights(folder, dtype, device, getattr(kind, "_keep_in_fp32_modules", None) or ())
-    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    _compare(folder, own, {name: tuple(tensor.shape) for name, tensor in weights.items()})
-    network.load_state_dict(weights, strict=True, assign=True)
-    # The weights are there already; this moves the tables that no file holds.
-    return network.requires_grad_(False).eval().to(device)
+    network = empty_network(kind, read_json(folder / "config.json"))
+    fill(network, folder_weights(folder), folder, dtype, device)
+    return network
 
 
-class _EmptyOnMeta(TorchFunctionMode):
-    """Weights are made by torch.empty and take no memory. What a constructor computes and no file holds, such as
-    rotary angles, is real, whether it is kept in a buffer, an attribute or a list.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **{**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})})
-
-
-def _compare(folder: Path, own: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
-    missing, extra = sorted(set(own) - set(given)), sorted(set(given) - set(own))
-    shapes = [name for name in own if name in given and own[name] != given[name]]
-    if missing:
-        raise CheckpointError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
-    if extra:
-        raise CheckpointError(f"{folder}: {len(extra)} weights are unexpected, the first is {extra[0]}")
-    if shapes:
-        name = shapes[0]
-        raise CheckpointError(f"{folder}: {name} has shape {given[name]}; its config.json asks for {own[name]}")
-
-
-def load_transformer(kind: type, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """A transformers network, through its own loader, which knows the renamed keys of older files.
+def load_transformer(kind: Any, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """A transformers network, in the same way; where its names are of a kind we do not know, by its own loader.
 
     Raises:
         CheckpointError: keys are missing, or a file cannot be read.
     """
+    config, weights = read_json(folder / "config.json"), folder_weights(folder)
+    network = empty_network(kind, config)
+    if len(fit(network.state_dict(), weights)) == len(network.state_dict()):
+        fill(network, weights, folder, dtype, device, exact=False)
+        return network
     variant, _ = weight_files(folder)
-    read_json(folder / "config.json")
     try:
-        network, report = kind.from_pretrained(  # type: ignore[attr-defined]
+        network, report = kind.from_pretrained(
             folder, dtype=dtype, variant=variant, local_files_only=True, use_safetensors=True,
             output_loading_info=True,
         )  # fmt: skip
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder} cannot be loaded: {error}") from None
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")

@@ -23,17 +23,20 @@ def weight_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
 
 
-def fingerprint(path: Path) -> str:
-    """SHA-256 in hex over the digests of the checkpoint's weight files.
+def fingerprint(*paths: Path) -> str:
+    """SHA-256 in hex over the digests of the checkpoint's weight files, all `paths` in their order.
 
     A file's digest is cached by its path, size and time of change, so that a large file is read once.
 
     Raises:
         CheckpointError: there is no weight file.
     """
-    files = weight_files(path)
-    if not files:
-        raise CheckpointError(f"{path} has no .safetensors file")
+    files = []
+    for path in paths:
+        found = weight_files(path)
+        if not found:
+            raise CheckpointError(f"{path} has no .safetensors file")
+        files += found
     known_file = cache_folder() / "fingerprints.json"
     known = _read(known_file)
     before = dict(known)

@@ -20,9 +20,15 @@ SKIPPED = {"safety_checker"}
 RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
 
 
-def read_folder(folder: Path, dtype: torch.dtype, device: torch.device) -> Parts:
+def read_folder(
+    folder: Path, dtype: torch.dtype, device: torch.device, given: Mapping[str, Any] | None = None,
+    prediction: str | None = None,
+) -> Parts:  # fmt: skip
     """The parts of a diffusers folder.
 
+    Args:
+        given: components that take the place of the folder's own.
+        prediction: takes the place of the one in the scheduler's configuration.
     Raises:
         CheckpointError: the index, a component or a class is missing, damaged or unknown.
     """
@@ -30,16 +36,16 @@ def read_folder(folder: Path, dtype: torch.dtype, device: torch.device) -> Parts
     present = {name: entry for name, entry in index.items() if isinstance(entry, list) and None not in entry}
     # Without a network that looks at pictures, the feature extractor served the safety checker alone.
     skipped = SKIPPED if "image_encoder" in present else SKIPPED | {"feature_extractor"}
-    components: dict[str, Any] = {}
+    components: dict[str, Any] = dict(given or {})
     configs: dict[str, Mapping[str, Any]] = {}
     for name, (library, kind) in present.items():
-        if name.startswith("_") or name in skipped:
+        if name.startswith("_") or name in skipped or name in components:
             continue
         if name.endswith("scheduler"):
             config = read_json(folder / name / "scheduler_config.json")
-            configs[name] = {"_class_name": kind, **config}
+            configs[name] = {"_class_name": kind, **config, **({"prediction_type": prediction} if prediction else {})}
         else:
-            components[name] = _component(library, kind, folder / name, dtype, device)
+            components[name] = read_component(library, kind, folder / name, dtype, device)
     return Parts(origin=folder, index=index, components=components, configs=configs)
 
 
@@ -71,7 +77,7 @@ def _is_bundle(kind: str) -> bool:
     return kind.endswith("Processor") and not kind.endswith(("ImageProcessor", "VideoProcessor"))
 
 
-def _component(library: str, kind: str, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+def read_component(library: str, kind: str, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """One component. Only classes of diffusers and transformers are built: nothing from the folder is run."""
     if library not in {"diffusers", "transformers"}:
         raise CheckpointError(f"{folder} needs a class of {library!r}; accepted: diffusers, transformers")
@@ -90,14 +96,14 @@ def _component(library: str, kind: str, folder: Path, dtype: torch.dtype, device
 def _read(folder: Path, kind: str, reader: Callable[[], Any]) -> Any:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is missing; model_index.json lists a {kind} there")
-    _check_sentencepiece(folder)
+    check_sentencepiece(folder)
     try:
         return reader()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} cannot be read as {kind}: {error}") from None
 
 
-def _check_sentencepiece(folder: Path) -> None:
+def check_sentencepiece(folder: Path) -> None:
     """Names what is missing to read a tokenizer that is only a sentencepiece model; transformers names tiktoken."""
     if (folder / "tokenizer.json").exists() or not any(folder.glob("*.model")):
         return

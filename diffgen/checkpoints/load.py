@@ -5,7 +5,7 @@ torch and the network libraries are imported by `load` itself, so that finding a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,26 +21,37 @@ if TYPE_CHECKING:
 
 BOX = "box"
 DTYPES = ("float32", "bfloat16", "float16")
+PREDICTIONS = ("epsilon", "v_prediction")
 _SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "f16": "float16"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded checkpoint: its family, and where it came from."""
+    """A loaded checkpoint: its family, and where it came from.
+
+    Attributes:
+        path: the file or folder with the denoiser.
+        others: files and folders that gave further parts, in a fixed order.
+        notes: what was found in the files and not used.
+    """
 
     family: Family
     name: str
     path: Path
+    others: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 over the weights, in hex; part of every recipe."""
-        return fingerprint(self.path)
+        return fingerprint(self.path, *self.others)
 
 
-def find(model: str | Path | None) -> tuple[str, Path]:
-    """(name, folder) of a model: None or "box" is the model in the box; anything else is a path.
+def find(model: str | Path | None, *, download: bool = False) -> tuple[str, Path]:
+    """(name, path) of a model: None or "box" is the model in the box, anything else a path or a hub id.
 
+    Args:
+        download: whether a hub id may be fetched; one that was fetched before is found without.
     Raises:
         CheckpointError: there is nothing at that path.
     """
@@ -50,8 +61,14 @@ def find(model: str | Path | None) -> tuple[str, Path]:
         return BOX, Path(next(iter(diffgen.assets.__path__))) / "box"
     path = Path(model).expanduser()
     if not path.exists():
-        raise CheckpointError(f"there is no model at {path}; give 'box', or the path of a diffusers folder")
-    return path.resolve().name, path
+        from diffgen.checkpoints import hub
+
+        if not hub.is_id(str(model)):
+            raise CheckpointError(
+                f"there is no model at {path}; give 'box', or the path of a weight file or a diffusers folder"
+            )
+        return str(model).rpartition("/")[2], hub.locate(str(model), download=download)
+    return path.resolve().stem if path.is_file() else path.resolve().name, path
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -93,30 +110,70 @@ def dtype_name(name: str) -> str:
     return full
 
 
-def load(model: str | Path | None = None, *, dtype: str = "auto", device: str = "auto") -> Model:
-    """Loads a checkpoint from a diffusers folder. Nothing is fetched.
+def load(
+    model: str | Path | None = None, *, dtype: str = "auto", device: str = "auto", vae: str | Path | None = None,
+    text_encoder: str | Path | Sequence[str | Path] | None = None, image_encoder: str | Path | None = None,
+    denoiser_2: str | Path | None = None, tokenizer: str | Path | None = None, config: str | Path | None = None,
+    kind: str | None = None, prediction: str | None = None, strict: bool = False, allow_pickle: bool = False,
+    download: bool = False,
+) -> Model:  # fmt: skip
+    """Loads a checkpoint: a diffusers folder, a single file in its original layout, or several files together.
 
     Args:
-        model: None or "box" for the model in the box, else a path.
+        model: None or "box" for the model in the box, else the path of a folder, or of the file with the denoiser.
         dtype: "auto", "float32", "bfloat16", "float16" or a short name such as "bf16".
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        vae, text_encoder, image_encoder: files or folders whose parts are taken in place of the model's own.
+        denoiser_2: the second expert's file, of models that have two (Wan 2.2 A14B: the one for low noise).
+        tokenizer: a folder, spiece.model or tokenizer.json, for text encoders whose file brings none.
+        config: a diffusers folder with the configurations, for a file of sizes that were never published.
+        kind: which model it is, where files of several have the same tensors, such as "flux-kontext".
+        prediction: "epsilon" or "v_prediction", where a file does not say which.
+        strict: whether tensors that are not used are an error. Missing ones always are.
+        allow_pickle: whether a file may be a pickle; only tensors and plain values are read from it.
+        download: whether a hub id may be fetched.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of a kind diffgen does not know.
-        UsageError: the dtype or device is unknown.
+        CheckpointError: it is missing, damaged, incomplete, or of a kind diffgen does not know.
+        UsageError: the dtype, device or prediction is unknown.
     """
     from diffgen import families
     from diffgen.checkpoints.folder import read_folder
+    from diffgen.checkpoints.single import Files, read_files, read_given
 
-    name, path = find(model)
+    name, path = find(model, download=download)
     place = pick_device(device)
     precision = pick_dtype(dtype, place)
-    if path.is_file():
-        raise CheckpointError(f"{path} is a single file; diffgen reads diffusers folders")
+    texts = [text_encoder] if isinstance(text_encoder, str | Path) else list(text_encoder or ())
+    files = Files(
+        main=path, denoiser_2=_path(denoiser_2), vae=_path(vae),
+        text_encoder=[Path(text).expanduser() for text in texts], image_encoder=_path(image_encoder),
+        tokenizer=_path(tokenizer), config=_path(config), kind=kind, prediction=_prediction(prediction),
+        allow_pickle=allow_pickle,
+    )  # fmt: skip
     with _no_progress_bars():
-        parts = read_folder(path, precision, place)
+        if path.is_file():
+            parts, notes = read_files(files, precision, place)
+        else:
+            given, notes = read_given(files, precision, place)
+            parts = read_folder(path, precision, place, given, files.prediction)
+    if strict and notes:
+        raise CheckpointError(f"{path}: {'; '.join(notes)} (strict)")
     family = families.build(parts)
-    return Model(_with_own_defaults(path, family), name, path)
+    return Model(_with_own_defaults(path, family), name, path, files.all[1:], notes)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given).expanduser()
+
+
+def _prediction(given: str | None) -> str | None:
+    if given is None:
+        return None
+    full = {"eps": "epsilon", "v": "v_prediction"}.get(given, given)
+    if full not in PREDICTIONS:
+        raise unknown("prediction", given, PREDICTIONS)
+    return full
 
 
 @contextmanager

@@ -1,0 +1,155 @@
+"""Every way a model may come: folder, single file, files apart. Same picture as the folder, and no network."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import diffgen
+from diffgen.checkpoints import Model
+from diffgen.errors import CheckpointError
+from diffgen.pipelines import text_to_image
+from tests import originals, tiny, tiny_a
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("something tried to reach the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    yield
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Tiny folders by name, each made once."""
+    made: dict[str, Path] = {}
+    root = tmp_path_factory.mktemp("folders")
+    makers: dict[str, Callable[[Path], Path]] = {
+        "sd": tiny.stable_diffusion,
+        "sd2": lambda f: tiny.stable_diffusion(f, prediction="v_prediction", pad="!"),
+        "sdxl": tiny_a.sdxl,
+        "refiner": lambda f: tiny_a.sdxl(f, pipeline="StableDiffusionXLImg2ImgPipeline", refiner=True),
+        "inpaint": lambda f: tiny_a.sd_variant(f, "StableDiffusionInpaintPipeline"),
+    }
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = makers[name](root / name)
+        return made[name]
+
+    return folder
+
+
+def draw(model: Model) -> np.ndarray:
+    return text_to_image(model, "a red apple", seed=3, steps=2, size=(64, 64))[0].pixels
+
+
+def same_weights(one: Model, other: Model) -> None:
+    """Every network has the same weights, bit for bit."""
+    assert one.family.components.keys() == other.family.components.keys()
+    for name, network in one.family.components.items():
+        theirs = other.family.components[name].state_dict()
+        for key, value in network.state_dict().items():
+            assert value.dtype == theirs[key].dtype and value.equal(theirs[key]), (name, key)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("sd", originals.stable_diffusion), ("sd2", originals.stable_diffusion_2), ("sdxl", originals.sdxl)],
+)
+def test_a_single_file_draws_what_its_folder_draws(folders: Any, tmp_path: Path, name: str, write: Any) -> None:
+    folder = folders(name)
+    single = diffgen.load(write(folder, tmp_path / "model.safetensors"), config=folder, strict=True)
+    whole = diffgen.load(folder)
+    same_weights(single, whole)
+    assert np.array_equal(draw(single), draw(whole))
+
+
+@pytest.mark.parametrize("name", ["refiner", "inpaint"])
+def test_variants_that_need_a_picture_load_from_a_single_file(folders: Any, tmp_path: Path, name: str) -> None:
+    folder, file = folders(name), tmp_path / "model.safetensors"
+    if name == "refiner":
+        originals.sdxl(folder, file, refiner=True)
+    else:
+        originals.stable_diffusion(folder, file)
+    single, whole = diffgen.load(file, config=folder), diffgen.load(folder)
+    assert single.family.name == whole.family.name
+    same_weights(single, whole)
+
+
+def apart(folder: Path, out: Path) -> dict[str, Path]:
+    """SD 1.x as three files."""
+    return {
+        "denoiser": originals.save(out / "unet.safetensors", originals.unet(originals.weights(folder, "unet"))),
+        "vae": originals.save(out / "vae.safetensors", originals.vae(originals.weights(folder, "vae"))),
+        "text": originals.save(out / "clip.safetensors", originals.clip(originals.weights(folder, "text_encoder"))),
+    }
+
+
+def test_denoiser_vae_and_text_encoder_may_be_three_files(folders: Any, tmp_path: Path) -> None:
+    folder = folders("sd")
+    files = apart(folder, tmp_path)
+    model = diffgen.load(files["denoiser"], vae=files["vae"], text_encoder=files["text"], config=folder)
+    assert np.array_equal(draw(model), draw(diffgen.load(folder)))
+    assert model.hash != diffgen.load(files["denoiser"], vae=folder, text_encoder=files["text"], config=folder).hash
+    with pytest.raises(CheckpointError, match=r"also needs a vae .* Give it with vae="):
+        diffgen.load(files["denoiser"], text_encoder=files["text"], config=folder)
+    with pytest.raises(CheckpointError, match="not what it was given for"):
+        diffgen.load(files["denoiser"], vae=files["text"], text_encoder=files["text"], config=folder)
+
+
+def test_parts_of_a_folder_may_be_replaced_by_files_and_folders(folders: Any, tmp_path: Path) -> None:
+    other = tiny.stable_diffusion(tmp_path / "other", seed=9)
+    files, folder = apart(other, tmp_path), folders("sd")
+    for given in (files["vae"], other, other / "vae"):
+        model = diffgen.load(folder, vae=given)
+        assert not np.array_equal(draw(model), draw(diffgen.load(folder)))
+        swapped = model.family.components["vae"].state_dict()
+        for key, value in diffgen.load(other).family.components["vae"].state_dict().items():
+            assert swapped[key].equal(value)
+    with pytest.raises(CheckpointError, match="goes with a single file"):
+        diffgen.load(folder, kind="sd15")
+
+
+def test_what_a_file_holds_beyond_the_model_is_told_and_strict_refuses_it(folders: Any, tmp_path: Path) -> None:
+    import torch
+
+    folder = folders("sd")
+    file = originals.stable_diffusion(folder, tmp_path / "model.safetensors")
+    state = originals.load_file(file) | {"first_stage_model.extra.weight": torch.ones(2), "somebody.else": torch.ones(3)}
+    originals.save(file, state)
+    model = diffgen.load(file, config=folder)
+    assert [note.rpartition(" ")[2] for note in model.notes] == ["extra.weight"]
+    assert "2 tensors of model.safetensors were not used" in model.notes[0]
+    with pytest.raises(CheckpointError, match="were not used"):
+        diffgen.load(file, config=folder, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "says"),
+    [
+        ("model.diffusion_model.input_blocks.3.0.in_layers.2.weight", None, "down_blocks.1.resnets.0.conv1.weight"),
+        ("first_stage_model.decoder.mid.attn_1.q.weight", None, "decoder.mid_block.attentions.0.to_q.weight"),
+        ("model.diffusion_model.out.2.weight", (4, 8, 1, 1), r"has shape \(4, 8, 1, 1\).* asks for \(4, 8, 3, 3\)"),
+    ],
+)
+def test_a_missing_or_misshapen_tensor_is_named(
+    folders: Any, tmp_path: Path, key: str, change: tuple[int, ...] | None, says: str
+) -> None:
+    import torch
+
+    folder = folders("sd")
+    file = originals.stable_diffusion(folder, tmp_path / "model.safetensors")
+    state = originals.load_file(file)
+    del state[key]
+    originals.save(file, state if change is None else {**state, key: torch.zeros(change)})
+    with pytest.raises(CheckpointError, match=says):
+        diffgen.load(file, config=folder)
