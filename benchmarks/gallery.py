@@ -14,7 +14,7 @@ from diffgen.pipelines import text_to_image
 
 import diffgen
 from diffgen.media import to_pixels
-from diffgen.sheet import contact_sheet
+from diffgen.media.sheet import contact_sheet
 
 GALLERY = Path(__file__).resolve().parents[1] / "assets" / "gallery"
 

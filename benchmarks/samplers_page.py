@@ -20,7 +20,7 @@ from diffgen.checkpoints import Model
 from diffgen.media import to_pixels
 from diffgen.samplers import SAMPLERS
 from diffgen.schedules import SCHEDULES
-from diffgen.sheet import contact_sheet
+from diffgen.media.sheet import contact_sheet
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SCHEDULE = "karras"

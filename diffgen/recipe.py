@@ -1,7 +1,7 @@
 """The recipe: everything that decides a picture, as data that travels inside the picture.
 
 Two forms are written. The JSON is whole and exact, for any text. The parameters text is the form that the
-AUTOMATIC1111 web UI introduced and most tools read; `diffgen.parameters` writes and parses it, and it holds
+AUTOMATIC1111 web UI introduced and most tools read; `diffgen.foreign.parameters` writes and parses it, and it holds
 what that form can hold.
 """
 
@@ -115,15 +115,15 @@ class Recipe:
         return cls(**data)
 
     def to_parameters(self) -> str:
-        """The parameters text that A1111, Forge, Civitai and others read. See `diffgen.parameters`."""
-        from diffgen.parameters import to_text
+        """The parameters text that A1111, Forge, Civitai and others read. See `diffgen.foreign.parameters`."""
+        from diffgen.foreign.parameters import to_text
 
         return to_text(self)
 
     @classmethod
     def from_parameters(cls, text: str) -> Recipe:
-        """The recipe that a parameters text describes, as far as it goes. See `diffgen.parameters`."""
-        from diffgen.parameters import from_text
+        """The recipe that a parameters text describes, as far as it goes. See `diffgen.foreign.parameters`."""
+        from diffgen.foreign.parameters import from_text
 
         return from_text(text)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LEAST_COLUMNS, LEAST_ROWS = 40, 20
 PREVIEW_COLUMNS, PREVIEW_ROWS = 64, 20
+WIDE = 100  # columns; up to here the bar takes the room that is left
 BETWEEN = 0.12  # seconds between two previews; a terminal over a network is slower than the bar
 
 
@@ -65,23 +66,45 @@ class Display:
         """All is drawn; `pictures` are uint8 [h, w, 3], or the contact sheet alone."""
 
 
+def time_left() -> Any:
+    """A column of the bar: "0:07 left", and nothing while that is not known."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class TimeLeft(ProgressColumn):
+        max_refresh = 0.5
+
+        def render(self, task: Task) -> Text:
+            if task.total is None or task.time_remaining is None:
+                return Text("")
+            minutes, seconds = divmod(round(task.time_remaining), 60)
+            hours, minutes = divmod(minutes, 60)
+            return Text(f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left")
+
+    return TimeLeft()
+
+
 class TerminalDisplay(Display):
     """A bar with the time left, and under it the picture as it forms."""
 
     def __init__(self, console: Any, pictures: int, preview: bool) -> None:
         from rich.live import Live
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self.console, self.preview, self.pictures = console, preview, pictures
         self.project: Any = None
         self.image: Any = None
         self.last = 0.0
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[where]}"),
-            TimeRemainingColumn(compact=True), TextColumn("left"), console=console, expand=console.width < 100,
+            TextColumn("{task.description}"), BarColumn(bar_width=None if console.width < WIDE else 40),
+            TextColumn("{task.fields[where]}"), time_left(), console=console, expand=console.width < WIDE,
         )  # fmt: skip
         self.task = self.bar.add_task("loading the model", total=None, where="")
-        self.live = Live(get_renderable=self._render, console=console, transient=True, refresh_per_second=8)
+        # rich would send what is printed to the bar's console; a standard output that is a file keeps its lines.
+        self.live = Live(
+            get_renderable=self._render, console=console, transient=True, refresh_per_second=8,
+            redirect_stdout=sys.stdout.isatty(),
+        )  # fmt: skip
 
     def __enter__(self) -> Display:
         self.live.start()

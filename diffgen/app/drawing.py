@@ -118,7 +118,7 @@ def _shrunk(pixels: np.ndarray, count: int) -> np.ndarray:
 def _sheet(pictures: Sequence[np.ndarray], recipes: Sequence[Recipe]) -> np.ndarray:
     import numpy as np
 
-    from diffgen.sheet import contact_sheet
+    from diffgen.media.sheet import contact_sheet
 
     alike = len({recipe.prompt for recipe in recipes}) == 1
     labels = [f"seed {recipe.seed}" if alike else f"{recipe.prompt} ({recipe.seed})" for recipe in recipes]

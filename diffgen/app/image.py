@@ -14,7 +14,7 @@ from diffgen.app import outputs, values
 from diffgen.app.display import new_display
 from diffgen.app.drawing import Report, draw
 from diffgen.errors import UsageError
-from diffgen.files import readable_name
+from diffgen.media.files import readable_name
 
 if TYPE_CHECKING:
     from diffgen.checkpoints import Model
@@ -153,7 +153,7 @@ def plan(
     Raises:
         UsageError: a prompt is empty, a wildcard cannot be read, or the seed is out of range.
     """
-    from diffgen.wildcards import expand
+    from diffgen.prompts.wildcards import expand
 
     # Below 2^32 by choice, so that every tool can type it.
     first = secrets.randbelow(2**32) if seed is None else seed

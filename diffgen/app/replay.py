@@ -16,7 +16,7 @@ from diffgen.app.display import new_display, note
 from diffgen.app.drawing import Report, draw
 from diffgen.app.errors import Differs
 from diffgen.errors import UsageError
-from diffgen.files import readable_name
+from diffgen.media.files import readable_name
 from diffgen.recipe import Recipe, differences, installed_versions
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from diffgen.app.drawing import Report
 from diffgen.app.errors import Interrupted
 from diffgen.app.image import FILES, HOW, LOOK, _option
 from diffgen.errors import UsageError
-from diffgen.files import check_writable, next_free_path, readable_name
+from diffgen.media.files import check_writable, next_free_path, readable_name
 
 if TYPE_CHECKING:
     from diffgen.checkpoints import Model

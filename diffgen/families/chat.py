@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffgen.errors import CheckpointError
-from diffgen.prompt_tokens import frame_of
+from diffgen.prompts.tokens import frame_of
 from diffgen.prompts import Frame, frame_around
 
 _PLACE = "diffgen-prompt"

@@ -160,7 +160,7 @@ def test_a_taken_name_and_a_locked_folder_are_found_before_loading(
     def refuse(*args: object, **more: object) -> None:
         raise PermissionError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("diffgen.files.open", refuse, raising=False)
+    monkeypatch.setattr("diffgen.media.files.open", refuse, raising=False)
     assert run(["image", "a cat", "--model", str(sd_folder), "-o", "b.png"]) == 2
     assert "cannot write b.png: that disk is read-only" in capsys.readouterr().err
     assert Path("a.png").read_text() == "mine"
@@ -171,7 +171,7 @@ def test_a_full_disk(sd_folder: Path, capsys: pytest.CaptureFixture[str], monkey
     def full(number: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("diffgen.files.os.fsync", full)
+    monkeypatch.setattr("diffgen.media.files.os.fsync", full)
     assert run(["image", "a cat", "--steps", "1", "--model", str(sd_folder), "-o", "a.png"]) == 1
     assert capsys.readouterr() == ("", "diffgen: cannot write a.png: the disk is full\n")
     assert files() == []

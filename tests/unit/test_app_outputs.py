@@ -11,7 +11,7 @@ import pytest
 
 from diffgen.app import outputs
 from diffgen.errors import DiffgenError, UsageError
-from diffgen.files import FileTaken
+from diffgen.media.files import FileTaken
 from diffgen.recipe import Recipe
 
 PIXELS = np.full((4, 4, 3), 0.5, np.float32)
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(*args: object, **more: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("diffgen.files.open", refuse, raising=False)
+    monkeypatch.setattr("diffgen.media.files.open", refuse, raising=False)
     with pytest.raises(DiffgenError, match="no permission to write there") as caught:
         outputs.plan("locked/a.png", ["x"]).check()
     assert caught.value.exit_code == 2

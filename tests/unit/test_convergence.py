@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_one_seed_goes_to_one_picture_as_steps_grow(name: str) -> None:
 
     def distances(kind: noises.NoiseKind) -> list[float]:
         ends = [end(count, kind) for count in (20, 40, 80, 160)]
-        return [float((a - b).norm() / b.norm()) for a, b in zip(ends, ends[1:], strict=False)]
+        return [float((a - b).norm() / b.norm()) for a, b in pairwise(ends)]
 
     together, apart = distances("brownian"), distances("fresh")
     assert together[-1] < 0.6 * together[0] and together[-1] < 0.3 * min(apart)

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffgen import files, media
+from diffgen import media
 from diffgen.errors import DiffgenError, UsageError
-from diffgen.files import FileTaken, new_file, next_free_path, readable_name
+from diffgen.media import files
+from diffgen.media.files import FileTaken, new_file, next_free_path, readable_name
 from diffgen.recipe import Recipe
 
 PIXELS = (np.arange(24 * 16 * 3, dtype=np.uint8) % 251).reshape(16, 24, 3)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffgen import exif, media
+from diffgen import media
 from diffgen.errors import NumericalError, UsageError
+from diffgen.media import exif
 from diffgen.recipe import Recipe
 
 PIXELS = (np.arange(24 * 16 * 3, dtype=np.uint8) % 251).reshape(16, 24, 3)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffgen.errors import UsageError
-from diffgen.names import SAMPLERS, SCHEDULES
-from diffgen.parameters import split_values
+from diffgen.foreign.names import SAMPLERS, SCHEDULES
+from diffgen.foreign.parameters import split_values
 from diffgen.recipe import Recipe, differences, installed_versions
 
 TEXTS = st.text() | st.lists(
@@ -216,7 +216,7 @@ def test_differences_name_what_changed():
 
 def test_import_is_light():
     code = (
-        "import sys, diffgen.recipe, diffgen.media, diffgen.foreign, diffgen.sheet;"
+        "import sys, diffgen.recipe, diffgen.media, diffgen.foreign, diffgen.media.sheet;"
         "print([m for m in ('torch', 'numpy', 'PIL', 'diffusers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

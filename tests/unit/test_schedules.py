@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ PATHS = {"vp": betas_path(), "zero": betas_path(zero_snr=True), "flow": FlowPath
 def test_levels_fall_from_noise_to_the_end(name: str, path: str, count: int, shift: float) -> None:
     walk = levels(name, PATHS[path], count, ScheduleSettings(shift=shift))
     assert len(walk) == count + 1 and walk[-1] == 0
-    assert all(later < earlier for earlier, later in zip(walk, walk[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(walk))
     assert 0 < walk[0] <= PATHS[path].max_level * shift * (1 + 1e-9)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffgen import sheet
 from diffgen.errors import UsageError
+from diffgen.media import sheet
 
 PIXELS = (np.arange(24 * 16 * 3, dtype=np.uint8) % 251).reshape(16, 24, 3)
 

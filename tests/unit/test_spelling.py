@@ -71,7 +71,8 @@ def test_our_own_names_mean_themselves() -> None:
 
 WRONG = [
     f"{letter}{name[:cut]}{tail}"
-    for letter, name, cut, tail in itertools.product(("", "x"), ("dpmpp_2m", "euler", "heun", "unipc"), (3, 4), ("q", "zz", "_q9"))
+    for letter, name, cut, tail in itertools.product(
+        ("", "x"), ("dpmpp_2m", "euler", "heun", "unipc"), (3, 4), ("q", "zz", "_q9"))
 ] + ["", "karras", "DPM++ 9M"]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffgen.errors import UsageError
-from diffgen.wildcards import expand, expand_all
+from diffgen.prompts.wildcards import expand, expand_all
 
 
 @pytest.fixture
