@@ -146,7 +146,7 @@ class Flux2:
             guidance=None if scale is None else scale.to(device=x.device, dtype=torch.float32),
             encoder_hidden_states=text,
             txt_ids=_places(0, 1, 1, text.shape[1], x.device),
-            img_ids=torch.cat([_places(at, *picture.shape[-2:], 1, x.device) for picture, at in placed]),
+            img_ids=torch.cat([_places(at, z.shape[-2], z.shape[-1], 1, x.device) for z, at in placed]),
             return_dict=False,
             **residuals,
         )[0]
