@@ -53,6 +53,15 @@ def clip_vision(*, width: int = 32, side: int = 28) -> tuple[Any, Any]:
     return CLIPVisionModel(config).eval(), processor
 
 
+def amplify(network: Any, *names: str, gain: float = 8.0) -> Any:
+    """Multiplies the weights whose name holds one of `names`, so that a wrong input shows in the result."""
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if weight.ndim > 1 and any(part in name for part in names):
+                weight.mul_(gain)
+    return network
+
+
 def wan(folder: Path, *, kind: str = "2.1", seed: int = 0) -> Path:
     """A Wan folder: "2.1", "2.2" (two experts), "2.1-i2v" (CLIP vision), "2.2-i2v" or "5b"."""
     from diffusers import (
@@ -69,12 +78,14 @@ def wan(folder: Path, *, kind: str = "2.1", seed: int = 0) -> Path:
     channels = 16 if not large else 48
 
     def transformer() -> Any:
-        return WanTransformer3DModel(
+        network = WanTransformer3DModel(
             patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, freq_dim=32, ffn_dim=32, num_layers=2,
             in_channels=2 * channels + 4 if from_picture else channels, out_channels=channels, text_dim=32,
             rope_max_seq_len=32, cross_attn_norm=True, image_dim=32 if vision else None,
             added_kv_proj_dim=24 if vision else None,
-        ).eval()  # fmt: skip
+        )  # fmt: skip
+
+        return amplify(network, "attn2", "image_embedder", "text_embedder", gain=4.0).eval()
 
     random = torch.Generator().manual_seed(seed)
     statistics = dict(
@@ -197,17 +208,18 @@ def cogvideox(folder: Path, *, kind: str = "2b", scheduler: str = "CogVideoXDDIM
 
 
 def svd(folder: Path, *, seed: int = 0) -> Path:
-    """A Stable Video Diffusion folder. Its normalisation has groups of 32, so it is the widest of all."""
+    """A Stable Video Diffusion folder. Its normalisation has 32 groups, which erase the frame rate at 32 channels."""
     import diffusers
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(seed)
     unet = diffusers.UNetSpatioTemporalConditionModel(
-        block_out_channels=(32, 32), layers_per_block=1, sample_size=8, cross_attention_dim=32, num_attention_heads=2,
+        block_out_channels=(64, 64), layers_per_block=1, sample_size=8, cross_attention_dim=32, num_attention_heads=2,
         down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
         up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), num_frames=4,
         projection_class_embeddings_input_dim=96, addition_time_embed_dim=32,
     ).eval()  # fmt: skip
+    amplify(unet, "add_embedding", "time_emb_proj", gain=6.0)
     vae = diffusers.AutoencoderKLTemporalDecoder(
         block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=1,
     ).eval()  # fmt: skip
