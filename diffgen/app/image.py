@@ -46,6 +46,13 @@ Settings = Annotated[
     list[str] | None,
     _option("--set", panel=HOW, metavar="NAME=VALUE", help="A setting of the sampler, schedule or guidance."),
 ]
+Lora = Annotated[
+    list[str] | None,
+    _option("--lora", panel=HOW, metavar="FILE[:0.8]", help="A LoRA or an embedding, and its strength; repeatable."),
+]
+LoraDir = Annotated[
+    list[Path] | None, _option("--lora-dir", panel=HOW, metavar="DIR", help="Where <lora:name:0.8> in a prompt looks.")
+]
 ClipSkip = Annotated[
     int | None, _option("--clip-skip", panel=HOW, help="Text layer to read, counted from the end; 1 is the last.")
 ]
@@ -80,7 +87,8 @@ class Draft:
 def image(
     prompts: Prompts, negative: Negative = "", size: Size = None, seed: Seed = None, count: Count = 1,
     wildcards: Wildcards = None, steps: Steps = None, guidance: Guidance = None, sampler: SamplerName = None,
-    schedule: ScheduleName = None, set_: Settings = None, clip_skip: ClipSkip = None, output: Output = None,
+    schedule: ScheduleName = None, set_: Settings = None, clip_skip: ClipSkip = None, lora: Lora = None,
+    lora_dir: LoraDir = None, output: Output = None,
     format: Format = None, quality: Quality = 95, force: Force = False, sheet: Sheet = True,
     model: ModelName = "box", batch: Batch = 1, dtype: Dtype = "auto", device: Device = "auto",
     strict: Strict = False, json: Json = False, preview: Preview = None,
@@ -98,8 +106,10 @@ def image(
       diffgen image "a cat" "a dog" --size 256x128 --format webp -o pets/
       diffgen image "a (small:1.3) house" --sampler euler_ancestral --set eta=0.5
       diffgen image "a lamp" --count 4 --batch 4 --json -o lamps.npz
+      diffgen image "a castle" --model sd15/ --lora ink.safetensors:0.7
     """
     options = _options(size, steps, guidance, sampler, schedule, set_ or [], clip_skip)
+    options |= {"adapters": lora or [], "adapter_folders": lora_dir or []}
     values.check_least("count", count, 1)
     values.check_least("batch", batch, 1)
     _check_machine(model, dtype)
@@ -178,14 +188,16 @@ def recipes_of(model: Model, drafts: Sequence[Draft], options: dict[str, Any]) -
 
     from diffgen.pipelines import prepare
 
-    first = drafts[0]
-    common = prepare(model, first.prompt, negative=first.negative, seed=first.seed, **options)[0]
+    # Prompts may name different adapters, so each one is resolved; its pictures differ in their seeds alone.
+    resolved: dict[tuple[str, str], Recipe] = {}
+    for draft in drafts:
+        if (draft.prompt, draft.negative) not in resolved:
+            texts = {"prompt": draft.prompt, "negative": draft.negative}
+            resolved[draft.prompt, draft.negative] = prepare(model, **texts, seed=draft.seed, **options)[0]
     # On the CPU sums are split among the threads, so their number decides the last bits.
-    threads = torch.get_num_threads() if common.device == "cpu" else None
+    threads = torch.get_num_threads() if model.family.device.type == "cpu" else None
+    made = [(draft, resolved[draft.prompt, draft.negative]) for draft in drafts]
     return [
-        replace(
-            common, prompt=draft.prompt, negative=draft.negative, seed=draft.seed, threads=threads,
-            extra={**common.extra, **draft.extra},
-        )
-        for draft in drafts
-    ]  # fmt: skip
+        replace(recipe, seed=draft.seed, threads=threads, extra={**recipe.extra, **draft.extra})
+        for draft, recipe in made
+    ]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from diffgen.app.values import FORMATS as FORMAT_NAMES
 from diffgen.app.values import check_choice
 from diffgen.errors import UsageError, unknown
-from diffgen.media.files import FileTaken, check_writable, next_free_path
 from diffgen.media import FORMATS, save_image
+from diffgen.media.files import FileTaken, check_writable, next_free_path
 
 if TYPE_CHECKING:
     import numpy as np
