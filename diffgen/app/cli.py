@@ -21,6 +21,7 @@ COMMANDS = {
     "replay": Lazy(module="diffgen.app.replay", attribute="replay", help="Draw a picture again from its own recipe."),
     "show": Lazy(module="diffgen.app.show", attribute="show", help="Say how a picture was made."),
     "models": Lazy(module="diffgen.app.models", attribute="models", help="List the models on this machine."),
+    "inspect": Lazy(module="diffgen.app.inspect", attribute="inspect", help="Say what a weight file holds."),
     "samplers": Lazy(
         module="diffgen.app.samplers", attribute="samplers", help="List the samplers, schedules and their settings."),
     "train": Lazy(module="diffgen.app.train", attribute="app", help="Train the parts of a small model."),
