@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LEAST_COLUMNS, LEAST_ROWS = 40, 20
 PREVIEW_COLUMNS, PREVIEW_ROWS = 64, 20
-WIDE = 100  # columns; up to here the bar takes the room that is left
+NARROW, WIDE = 60, 100  # columns; below the first words are left out, up to the second the bar takes all the room
 BETWEEN = 0.12  # seconds between two previews; a terminal over a network is slower than the bar
 
 
@@ -107,7 +107,7 @@ class TerminalDisplay(Display):
         )  # fmt: skip
 
     def __enter__(self) -> Display:
-        self.live.start()
+        self.live.start(refresh=True)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -124,9 +124,11 @@ class TerminalDisplay(Display):
         from diffgen.app.blocks import HalfBlocks
 
         first, last = event.first + 1, event.first + event.batch
-        which = "" if self.pictures == 1 else f"picture {first}{f'-{last}' if last > first else ''}/{self.pictures}, "
+        picture, step = ("picture ", "step ") if self.console.width >= NARROW else ("", "")
+        several = f"{first}-{last}" if last > first else first
+        which = "" if self.pictures == 1 else f"{picture}{several}/{self.pictures}, "
         done = event.first * event.steps + event.batch * event.step
-        self.bar.update(self.task, completed=done, where=f"{which}step {event.step}/{event.steps}")
+        self.bar.update(self.task, completed=done, where=f"{which}{step}{event.step}/{event.steps}")
         now = time.monotonic()
         if self.project is not None and (now - self.last > BETWEEN or event.step == event.steps):
             self.last = now

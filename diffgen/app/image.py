@@ -116,9 +116,8 @@ def image(
     drafts = plan(prompts, negative, seed, count, wildcards or [])
     names = [readable_name(draft.prompt, draft.seed) for draft in drafts]
     target = outputs.plan(output, names, format=format, quality=quality, force=force)
-    target.check()
     report = Report(as_json=json)
-    with new_display(len(drafts), preview) as screen:
+    with target.ready(), new_display(len(drafts), preview) as screen:
         from diffgen.app.startup import load_model
 
         loaded = load_model(model, dtype=dtype, device=device)

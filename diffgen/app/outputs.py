@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -36,6 +37,7 @@ class Outputs:
         named: the person chose the name, so a file of that name is an error and not a reason for "-2".
         force: files may be overwritten.
         quality: 1 to 100 for JPEG and WebP.
+        fresh: the folders that were not there before, the deepest first.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Outputs:
     named: bool
     force: bool = False
     quality: int = 95
+    fresh: tuple[Path, ...] = ()
 
     @property
     def arrays(self) -> bool:
@@ -66,6 +69,18 @@ class Outputs:
             if not self.force and os.path.lexists(path):
                 raise FileTaken(path)
         check_writable(paths[0], overwrite=self.force)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Checks first, and at the end takes back the folders in which nothing was saved. Raises as `check`."""
+        try:
+            self.check()
+            yield
+        finally:
+            for folder in self.fresh:
+                if not folder.is_dir() or any(folder.iterdir()):
+                    break
+                folder.rmdir()
 
     def save(self, index: int, pixels: np.ndarray, recipe: Recipe) -> Path:
         """Writes picture `index` and returns where. Raises as `media.save_image` does."""
@@ -106,23 +121,22 @@ def plan(
     if not 1 <= quality <= 100:
         raise UsageError(f"the quality is 1 to 100; got {quality}")
     extension = f".{format or 'png'}".replace(".jpeg", ".jpg")
-    common: dict[str, Any] = {"force": force, "quality": quality}
     path = Path(output or ROOT / date.today().isoformat()).expanduser()
-    if output is None or output.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
-        return Outputs(
-            folder=path, stems=tuple(names), sheet=f"{names[0]}-sheet", extension=extension, named=False, **common
-        )
+    is_folder = output is None or output.endswith(("/", os.sep)) or path.is_dir() or not path.suffix
+    folder = path if is_folder else path.parent
+    fresh = tuple(one for one in (folder, *folder.parents) if not one.exists())
+    common: dict[str, Any] = {"folder": folder, "force": force, "quality": quality, "fresh": fresh}
+    if is_folder:
+        return Outputs(stems=tuple(names), sheet=f"{names[0]}-sheet", extension=extension, named=False, **common)
     kind = path.suffix.lower()
     if kind == ARRAYS:
         if format is not None:
             raise UsageError(f"{path} holds arrays and has no picture format; leave out --format {format}")
-        return Outputs(folder=path.parent, stems=(path.stem,), sheet="", extension=path.suffix, named=True, **common)
+        return Outputs(stems=(path.stem,), sheet="", extension=path.suffix, named=True, **common)
     if kind not in FORMATS:
         raise unknown("picture format", path.suffix, [*FORMATS, ARRAYS])
     if format is not None and FORMATS[kind] != format:
         raise UsageError(f"{path} is named as {FORMATS[kind]} and --format says {format}; change one of them")
     digits = len(str(len(names)))
     stems = [path.stem] if len(names) == 1 else [f"{path.stem}-{k:0{digits}d}" for k in range(1, len(names) + 1)]
-    return Outputs(
-        folder=path.parent, stems=tuple(stems), sheet=f"{path.stem}-sheet", extension=path.suffix, named=True, **common
-    )
+    return Outputs(stems=tuple(stems), sheet=f"{path.stem}-sheet", extension=path.suffix, named=True, **common)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as encoder
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,9 +74,8 @@ def replay(
     target = None
     if output is not None or not verify:
         target = outputs.plan(output, [readable_name(recipe.prompt, recipe.seed)], force=force)
-        target.check()
     report = Report(as_json=json)
-    with new_display(1, preview) as screen:
+    with target.ready() if target else nullcontext(), new_display(1, preview) as screen:
         loaded = load_for(recipe, where)
         from diffgen.pipelines import replay as again
 

@@ -91,3 +91,14 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(DiffgenError, match="no permission to write there") as caught:
         outputs.plan("locked/a.png", ["x"]).check()
     assert caught.value.exit_code == 2
+
+
+def test_folders_made_for_nothing_are_taken_back() -> None:
+    Path("kept").mkdir()
+    with pytest.raises(UsageError), outputs.plan("kept/a/b/c.png", ["x"]).ready():
+        assert Path("kept/a/b").is_dir()
+        raise UsageError("no")
+    assert [str(path) for path in Path().rglob("*")] == ["kept"]
+    with outputs.plan("kept/a/", ["x"]).ready():
+        Path("kept/a/file").write_text("mine")
+    assert Path("kept/a/file").exists()
