@@ -117,7 +117,7 @@ def difference(mine: np.ndarray, want: np.ndarray) -> float:
 
 
 def amplify(network: Any, gain: float) -> None:
-    """Makes a fresh network's layers louder: where they whisper, a picture hardly hears its prompt and proves little."""
+    """Makes a fresh network's layers louder: a picture that hardly hears its prompt proves little."""
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, torch.nn.Linear):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffgen.errors import CheckpointError
-from diffgen.prompts.tokens import frame_of
 from diffgen.prompts import Frame, frame_around
+from diffgen.prompts.tokens import frame_of
 
 _PLACE = "diffgen-prompt"
 
