@@ -1,5 +1,6 @@
-"""Checkpoints: recognise, load, report. Never over the network."""
+"""Checkpoints: recognise, load, convert, report. Never over the network unless asked."""
 
 from diffgen.checkpoints.load import Model, find, load
+from diffgen.checkpoints.report import Report, inspect
 
-__all__ = ["Model", "find", "load"]
+__all__ = ["Model", "Report", "find", "inspect", "load"]

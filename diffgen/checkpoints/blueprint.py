@@ -14,18 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from diffgen.checkpoints.headers import Entry
+from diffgen.checkpoints.table import COUNTS
 from diffgen.errors import CheckpointError
 
 FOLDER = Path(__file__).parent / "configs"
 _ROLES = {"unet": "denoiser", "transformer": "denoiser", "vae": "vae", "image_encoder": "vision"}
-# A configuration's count of layers, and the names whose highest number plus one it is.
-_COUNTS = {
-    "flux": {"num_layers": "double_blocks", "num_single_layers": "single_blocks"},
-    "chroma": {"num_layers": "double_blocks", "num_single_layers": "single_blocks",
-               "approximator_layers": "distilled_guidance_layer.layers"},
-    "sd3": {"num_layers": "joint_blocks"}, "wan": {"num_layers": "blocks"}, "ltx": {"num_layers": "transformer_blocks"},
-    "z-image": {"n_layers": "layers", "n_refiner_layers": "noise_refiner"},
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +127,11 @@ def _slot(name: str, spec: Mapping[str, Any], parts: Mapping[str, Any]) -> Slot:
     )  # fmt: skip
 
 
+def part_slot(name: str) -> Slot | None:
+    """A part of models whose configuration is carried apart from them, such as "clip-l"; None where it is not."""
+    return _slot(name, {"use": name}, {}) if (FOLDER / "parts" / f"{name}.json").is_file() else None
+
+
 def from_folder(folder: Path) -> Blueprint:
     """The model that a diffusers folder describes; its tokenizers and processors are taken from there too.
 
@@ -177,7 +175,7 @@ def adjusted(config: Mapping[str, Any], slot: Slot, layout: str, entries: Mappin
         if entry is not None and variant.get("columns") in (None, entry.shape[1]):
             told.update(variant["config"])
             break
-    for key, name in _COUNTS.get(layout, {}).items():
+    for key, name in COUNTS.get(layout, {}).items():
         number = re.compile(re.escape(name) + r"\.(\d+)\.")
         found = [int(match[1]) for key in entries if (match := number.match(key))]
         if found:

@@ -21,6 +21,9 @@ SIZES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+# Ends of names that are no weight but tell how others are stored: 8-bit ones divided by a number, in ComfyUI's ways.
+SCALES = ("scale_weight", "weight_scale")
+MARKS = ("scaled_fp8", "scale_input", "input_scale", "comfy_quant", *SCALES)
 _MOST_HEADER = 100 << 20  # the format's own limit
 _TEXTS = {
     b"<!doctype html": "an HTML page", b"<html": "an HTML page", b"<?xml": "an XML page", b"version https://git-lfs":

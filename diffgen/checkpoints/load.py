@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,9 +57,7 @@ def find(model: str | Path | None, *, download: bool = False) -> tuple[str, Path
         CheckpointError: there is nothing at that path.
     """
     if model is None or str(model) == BOX:
-        import diffgen.assets
-
-        return BOX, Path(next(iter(diffgen.assets.__path__))) / "box"
+        return BOX, Path(next(iter(import_module("diffgen.assets").__path__))) / "box"
     path = Path(model).expanduser()
     if not path.exists():
         from diffgen.checkpoints import hub

@@ -15,16 +15,11 @@ from diffgen.checkpoints.blueprint import Blueprint, Slot, blueprint, from_folde
 from diffgen.checkpoints.folder import read_component
 from diffgen.checkpoints.headers import Header
 from diffgen.checkpoints.recognise import Part, prediction_of, recognise, refusal
-from diffgen.checkpoints.tensors import Source, is_mark, open_source
+from diffgen.checkpoints.report import unclaimed
+from diffgen.checkpoints.tensors import Source, open_source
 from diffgen.checkpoints.tokenizers import CARRIED, sentencepiece_tokenizer, tokenizer_at
 from diffgen.errors import CheckpointError, unknown
 from diffgen.families.common import Parts
-
-# Of training, in old checkpoints: nothing that draws needs them.
-_TRAINING = (
-    "model_ema.", "optimizer", "betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "logvar",
-    "global_step", "denoiser.sigmas", "v_pred", "ztsnr", "embedding_manager.", "lr_scheduler",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,12 +194,6 @@ def _add_plain(plan: Blueprint, files: Files, candidates: Sequence[Candidate], g
 
 def _note_rest(main: Source, found: Sequence[Part], gathered: Gathered) -> None:
     """Tensors of the main file that belong to nothing recognised in it, training's own left out."""
-    prefixes = tuple(part.prefix for part in found)
-    if "" in prefixes:
-        return
-    rest = [
-        key for key in main.header.entries
-        if not key.startswith(prefixes) and not key.startswith(_TRAINING) and not is_mark(key)
-    ]  # fmt: skip
+    rest = unclaimed(main.header.entries, tuple(part.prefix for part in found))
     if rest:
         gathered.unused.setdefault(main.header.path, []).extend(rest)

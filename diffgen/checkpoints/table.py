@@ -96,3 +96,11 @@ TRAINED_FOR = {
     "txt_mlp": "Qwen-Image", "noise_refiner": "Z-Image or Lumina 2", "lora_te_": "Stable Diffusion 1.x or 2.x",
     "lora_unet_": "a Stable Diffusion U-Net",
 }  # fmt: skip
+# By layout: a configuration's count of layers, and the names whose highest number plus one it is.
+COUNTS: dict[str, dict[str, str]] = {
+    "flux": {"num_layers": "double_blocks", "num_single_layers": "single_blocks"},
+    "chroma": {"num_layers": "double_blocks", "num_single_layers": "single_blocks",
+               "approximator_layers": "distilled_guidance_layer.layers"},
+    "sd3": {"num_layers": "joint_blocks"}, "wan": {"num_layers": "blocks"}, "ltx": {"num_layers": "transformer_blocks"},
+    "z-image": {"n_layers": "layers", "n_refiner_layers": "noise_refiner"},
+}  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from diffgen.checkpoints.headers import Entry, Header, is_pickle, read_header
+from diffgen.checkpoints.headers import MARKS, SCALES, Entry, Header, is_pickle, read_header
 from diffgen.checkpoints.keys import Piece
 from diffgen.errors import CheckpointError
 
@@ -25,9 +25,6 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# ComfyUI stores 8-bit weights divided by one number a tensor, under one of these names.
-_SCALES = ("scale_weight", "weight_scale")
-_MARKS = ("scaled_fp8", "scale_input", "input_scale", "comfy_quant", *_SCALES)
 
 
 class Source(Protocol):
@@ -94,7 +91,7 @@ class _SafeTensors:
 
     def _scale(self, key: str) -> Tensor | None:
         stem = key.removesuffix("weight")
-        for name in _SCALES:
+        for name in SCALES:
             if stem + name in self.header.entries:
                 return self.get(stem + name, None, torch.float32)
         return None
@@ -144,7 +141,7 @@ def _zipped(path: Path) -> bool:
 
 def is_mark(key: str) -> bool:
     """Whether a name is no weight but tells how others are stored."""
-    return key.rpartition(".")[2] in _MARKS
+    return key.rpartition(".")[2] in MARKS
 
 
 class Weights:
