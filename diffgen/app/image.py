@@ -28,6 +28,20 @@ def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, help=help, **more)
 
 
+def complete_sampler(incomplete: str) -> list[str]:
+    """What the shell offers after --sampler."""
+    from diffgen.samplers import SAMPLERS
+
+    return [name for name in SAMPLERS if name.startswith(incomplete)]
+
+
+def complete_schedule(incomplete: str) -> list[str]:
+    """What the shell offers after --schedule."""
+    from diffgen.schedules import SCHEDULES
+
+    return [name for name in SCHEDULES if name.startswith(incomplete)]
+
+
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw; several give several pictures.")]
 Negative = Annotated[str, _option("--negative", panel=LOOK, help="What to keep out of the picture.")]
 Size = Annotated[str | None, _option("--size", panel=LOOK, metavar="WxH", help="In pixels, such as 512x768.")]
@@ -40,8 +54,12 @@ Steps = Annotated[int | None, _option("--steps", panel=HOW, help="More are slowe
 Guidance = Annotated[
     float | None, _option("--guidance", panel=HOW, help="How closely to follow the prompt; 1 is not at all.")
 ]
-SamplerName = Annotated[str | None, _option("--sampler", panel=HOW, help="See: diffgen samplers.")]
-ScheduleName = Annotated[str | None, _option("--schedule", panel=HOW, help="See: diffgen samplers.")]
+SamplerName = Annotated[
+    str | None, _option("--sampler", panel=HOW, help="See: diffgen samplers.", autocompletion=complete_sampler)
+]
+ScheduleName = Annotated[
+    str | None, _option("--schedule", panel=HOW, help="See: diffgen samplers.", autocompletion=complete_schedule)
+]
 Settings = Annotated[
     list[str] | None,
     _option("--set", panel=HOW, metavar="NAME=VALUE", help="A setting of the sampler, schedule or guidance."),

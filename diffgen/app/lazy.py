@@ -34,7 +34,9 @@ class Lazy:
     def load(self, name: str) -> Any:
         """The command under `name`, imported now."""
         found = getattr(import_module(self.module), self.attribute)
-        command = typer.main.get_command(found if isinstance(found, typer.Typer) else self._app(name, found))
+        # Of a group only its commands: the options that install shell completion belong to `diffgen` itself.
+        grouped = isinstance(found, typer.Typer)
+        command: Any = typer.main.get_group(found) if grouped else typer.main.get_command(self._app(name, found))
         command.name = name
         return command
 

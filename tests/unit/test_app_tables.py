@@ -113,6 +113,14 @@ def test_the_root_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'image'? See diffgen --help" in capsys.readouterr().err
 
 
+def test_training_is_mounted_without_its_own_completion_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "diffgen train" in out and "autoencoder" in out and "--install-completion" not in out
+    assert run(["evaluate", "--help"]) == 0
+    assert " box " in capsys.readouterr().out
+
+
 def test_nothing_light_imports_torch() -> None:
     save_image("a.png", PIXELS, RECIPE)
     script = (
@@ -140,9 +148,10 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_the_shell_completes_commands_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shell_completes_commands_options_and_names() -> None:
     script = "from diffgen.app.cli import main; import sys; sys.argv = ['diffgen']; main()"
-    for words, wanted in {"diffgen im": "image", "diffgen image --sam": "--sampler"}.items():
+    asked = {"diffgen im": "image", "diffgen image --sam": "--sampler", "diffgen image --sampler dpmpp_2": "dpmpp_2m"}
+    for words, wanted in asked.items():
         told = {"_DIFFGEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         done = subprocess.run(
             [sys.executable, "-c", script], env=os.environ | told, capture_output=True, text=True, check=False
