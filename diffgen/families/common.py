@@ -127,18 +127,29 @@ def from_tokens(tokens: Tensor, height: int, side: int = 2) -> Latents:
     ).unsqueeze(2)
 
 
+def _dtypes(module: torch.nn.Module) -> dict[str, torch.dtype]:
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: tensor.dtype for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def _restore(module: torch.nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, dtype in dtypes.items():
+        tensors[name].data = tensors[name].data.to(dtype)
+
+
 def in_float32(*names: str) -> Patch:
-    """A patch that runs the named components in float32 and restores their dtype to the bit."""
+    """A patch that runs the named components in float32 and restores the dtype of every tensor to the bit."""
 
     @contextmanager
     def patch(components: Components) -> Iterator[None]:
         with ExitStack() as stack:
             for name in names:
                 module = components[name]
-                before: torch.dtype = module.dtype
+                # Widening is exact, so narrowing again gives back the very same weights. One by one: some networks
+                # keep a part in float32 while the rest is not.
+                stack.callback(_restore, module, _dtypes(module))
                 module.to(torch.float32)
-                # Widening is exact, so narrowing again gives back the very same weights.
-                stack.callback(module.to, before)
             yield
 
     return patch
