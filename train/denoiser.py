@@ -52,7 +52,7 @@ class DenoiserSettings:
     drop: float = 0.1
     captions: int = 6
     density: Density = field(default_factory=Density)
-    guidance: float = 3.0
+    guidance: float = 3.5
     preview_steps: int = 20
 
 

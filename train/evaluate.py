@@ -55,7 +55,7 @@ class Score:
     median_rank: float
 
 
-def trained_judge(pictures: PictureSet, folder: Path, *, steps: int = 5000) -> JudgeTask:
+def trained_judge(pictures: PictureSet, folder: Path, *, steps: int) -> JudgeTask:
     """The judge in `folder`, trained first (about 15 CPU minutes) if there is none, resumed if half trained."""
     task = JudgeTask(pictures, batch=64, seed=0)
     weights = folder / "model" / "judge.safetensors"
@@ -122,18 +122,21 @@ class Box:
         return torch.cat(parts).clamp(-1, 1)
 
 
-def judge_box(folder: Path, *, data: Path, cache: Path, count: int = 500, seed: int = 0) -> list[Score]:
+def judge_box(
+    folder: Path, *, data: Path, cache: Path, count: int = 500, seed: int = 0, judge_steps: int = 5000
+) -> list[Score]:
     """Judge the checkpoint in `folder` on `count` prompts, spread evenly over `KINDS`.
 
     Args:
         data: folder of the picture set.
         cache: where the judge's weights are kept.
+        judge_steps: how long to train it, if that was not done yet; 64 pictures a step.
 
     Raises:
         UsageError: there is no picture set, or no checkpoint.
     """
     box, pictures = Box.load(folder), PictureSet(data)
-    judge = trained_judge(pictures, cache)
+    judge = trained_judge(pictures, cache, steps=judge_steps)
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     chosen: dict[str, np.ndarray] = {}

@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "sampler": "dpmpp_2m",
     "schedule": "trailing",
     "steps": 20,
-    "guidance": 3.0,
+    "guidance": 3.5,
     "size": [128, 128],
 }
 

@@ -176,6 +176,7 @@ class Loop:
         """Write the task's sample picture and its export, made with the averaged weights."""
         with self.weights.averaged():
             picture = self.task.sample(self.step)
+        with self.weights.averaged(torch.float32):
             self.task.export(self.out / "model")
         if picture is not None:
             (self.out / "samples").mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ class FlatWeights:
     """Moves a module's trainable parameters into one vector and their gradients into another.
 
     Args:
-        module: its parameters become views; frozen ones are left alone.
+        module: its parameters become views; frozen ones are only rounded to `dtype`.
         dtype: what the module computes with.
 
     Attributes:
@@ -33,6 +33,9 @@ class FlatWeights:
         self.work = self.master.to(dtype).clone()
         self.grad = torch.zeros_like(self.work)
         self._place(self.work, self.grad)
+        for p in module.parameters():
+            if not p.requires_grad:
+                p.data = p.data.to(dtype)
 
     def _place(self, work: Tensor, grad: Tensor | None) -> None:
         start = 0

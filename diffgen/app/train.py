@@ -119,6 +119,7 @@ def evaluate(
     data: Data = CACHE / "emoji",
     cache: Annotated[Path, typer.Option(help="Where the judge's weights are kept.")] = CACHE / "judge",
     count: Annotated[int, typer.Option(help="Pictures to generate.")] = 500,
+    judge_steps: Annotated[int, typer.Option(help="Training steps of the judge, if it is not trained yet.")] = 5000,
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the scores to this JSON file.")] = None,
 ) -> None:
@@ -129,7 +130,7 @@ def evaluate(
 
     _quiet()
     box = folder or Path(str(resources.files("diffgen.assets") / "box"))
-    scores = judge_box(box, data=data, cache=cache, count=count, seed=seed)
+    scores = judge_box(box, data=data, cache=cache, count=count, seed=seed, judge_steps=judge_steps)
     print(table(scores))
     if out is not None:
         save_scores(scores, out)
