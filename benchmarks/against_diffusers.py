@@ -71,9 +71,8 @@ def draw_with_diffusers(args: argparse.Namespace) -> dict[str, Any]:
 
 def draw_with_diffgen(args: argparse.Namespace) -> dict[str, Any]:
     start, cpu = time.perf_counter(), time.process_time()
-    from diffgen.pipelines import Picture, prepare, stream
-
     import diffgen
+    from diffgen.pipelines import Picture, prepare, stream
 
     imported = time.perf_counter() - start
     if args.threads:

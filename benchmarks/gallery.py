@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diffgen.pipelines import text_to_image
-
 import diffgen
 from diffgen.media import to_pixels
 from diffgen.media.sheet import contact_sheet
+from diffgen.pipelines import text_to_image
 
 GALLERY = Path(__file__).resolve().parents[1] / "assets" / "gallery"
 

@@ -13,14 +13,14 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from diffgen.pipelines import Picture, text_to_image
 
 import diffgen
 from diffgen.checkpoints import Model
 from diffgen.media import to_pixels
+from diffgen.media.sheet import contact_sheet
+from diffgen.pipelines import Picture, text_to_image
 from diffgen.samplers import SAMPLERS
 from diffgen.schedules import SCHEDULES
-from diffgen.media.sheet import contact_sheet
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SCHEDULE = "karras"

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffgen.pipelines import adapting, drawing, request, walking
-from diffgen.pipelines.drawing import Clip, Event
-from diffgen.pipelines.visuals import fit, hold
 
 from diffgen import noise
 from diffgen.checkpoints import Model
 from diffgen.contracts import Plan, Wrapper, steps_of
 from diffgen.errors import UsageError
+from diffgen.pipelines import adapting, drawing, request, walking
+from diffgen.pipelines.drawing import Clip, Event
+from diffgen.pipelines.visuals import fit, hold
 from diffgen.recipe import Recipe
 
 TASK = "image_to_video"

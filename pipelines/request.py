@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffgen.pipelines import adapting
-from diffgen.pipelines.extent import check_frames, check_size
-from diffgen.pipelines.walking import GUIDANCE_SETTINGS, SCHEDULE_SETTINGS, walk
+import torch
 
 from diffgen.checkpoints import Model
 from diffgen.contracts import Family
 from diffgen.errors import UnsupportedError, UsageError
+from diffgen.pipelines import adapting
+from diffgen.pipelines.extent import check_frames, check_size
+from diffgen.pipelines.walking import GUIDANCE_SETTINGS, SCHEDULE_SETTINGS, walk
 from diffgen.recipe import Recipe, installed_versions
 from diffgen.spelling import canonical
 
@@ -74,6 +75,8 @@ def resolve(
         schedule=schedule or defaults.schedule, settings={**inherited, **fixed, **adapted, **(settings or {})},
         model=model.name, model_hash=model.hash, dtype=str(family.dtype).removeprefix("torch."),
         device=family.device.type, versions=installed_versions(),
+        # On the CPU sums are split among the threads, so their number decides the last bits.
+        threads=torch.get_num_threads() if family.device.type == "cpu" else None,
     )  # fmt: skip
     walk(common, family)
     adapting.applied(common, family)

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffgen.pipelines import adapting, drawing, request, walking
-from diffgen.pipelines.drawing import Event, Picture
-
 from diffgen import noise
 from diffgen.checkpoints import Model
 from diffgen.contracts import Plan, steps_of
 from diffgen.errors import UsageError
+from diffgen.pipelines import adapting, drawing, request, walking
+from diffgen.pipelines.drawing import Event, Picture
 from diffgen.recipe import Recipe
 
 TASK = "text_to_image"

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from diffgen.pipelines import adapting, drawing, request, walking
-from diffgen.pipelines.drawing import Clip, Event
-
 from diffgen import noise
 from diffgen.checkpoints import Model
 from diffgen.contracts import Plan, steps_of
 from diffgen.errors import UsageError
+from diffgen.pipelines import adapting, drawing, request, walking
+from diffgen.pipelines.drawing import Clip, Event
 from diffgen.recipe import Recipe
 
 TASK = "text_to_video"

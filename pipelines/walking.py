@@ -8,12 +8,12 @@ from dataclasses import fields, replace
 from typing import Any, cast
 
 import torch
-from diffgen.pipelines import adapting
 
 from diffgen import noise, perturbation, samplers, schedules
 from diffgen.contracts import Conditioning, Family, Guidance, Patch, Sampler
 from diffgen.errors import UsageError, unknown
 from diffgen.guidance import CFG, PUSHES, Perturbed
+from diffgen.pipelines import adapting
 from diffgen.recipe import Recipe
 
 GUIDANCE_SETTINGS = {

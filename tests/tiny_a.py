@@ -24,11 +24,10 @@ def attached(
     folder: Path, task: str, seeds: list[int], prompt: str, visual: Mapping[str, Tensor], **call: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """(latents [n, c, h, w], pixels [n, h, w, 3]) of diffgen with pictures of one row attached to both branches."""
-    from diffgen.pipelines import drawing, request
-    from diffgen.pipelines.text_to_image import plan
-
     import diffgen
     from diffgen import engine
+    from diffgen.pipelines import drawing, request
+    from diffgen.pipelines.text_to_image import plan
 
     model = diffgen.load(folder)
     recipes = request.resolve(model, task, prompt=prompt, seed=seeds[0], count=len(seeds), **call)

@@ -54,9 +54,8 @@ def reference(
 
 def ours(folder: Path, seeds: list[int], prompt: str, **call: Any) -> tuple[np.ndarray, np.ndarray]:
     """(latents [n, c, h, w], pixels [n, h, w, 3]) of diffgen, all seeds in one batch."""
-    from diffgen.pipelines import text_to_image
-
     import diffgen
+    from diffgen.pipelines import text_to_image
 
     model = diffgen.load(folder)
     pictures = text_to_image(model, prompt, seed=seeds[0], count=len(seeds), batch=len(seeds), **call)
@@ -80,11 +79,10 @@ def edited(
     folder: Path, seeds: list[int], prompt: str, sources: list[Any], *, looked_at: Any = None, **call: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Like `ours`, with pictures attached to both branches as references, and `looked_at` by the text encoder."""
-    from diffgen.pipelines import drawing, request, walking
-
     import diffgen
     from diffgen import engine, noise
     from diffgen.contracts import Plan, steps_of
+    from diffgen.pipelines import drawing, request, walking
 
     family = (model := diffgen.load(folder)).family
     recipe, *_ = request.resolve(model, "edit", prompt=prompt, seed=seeds[0], **call)

@@ -201,8 +201,6 @@ def plan(
 
 def recipes_of(model: Model, drafts: Sequence[Draft], options: dict[str, Any]) -> list[Recipe]:
     """The whole recipe of each draft."""
-    import torch
-
     from diffgen.pipelines import prepare
 
     # Prompts may name different adapters, so each one is resolved; its pictures differ in their seeds alone.
@@ -211,10 +209,8 @@ def recipes_of(model: Model, drafts: Sequence[Draft], options: dict[str, Any]) -
         if (draft.prompt, draft.negative) not in resolved:
             texts = {"prompt": draft.prompt, "negative": draft.negative}
             resolved[draft.prompt, draft.negative] = prepare(model, **texts, seed=draft.seed, **options)[0]
-    # On the CPU sums are split among the threads, so their number decides the last bits.
-    threads = torch.get_num_threads() if model.family.device.type == "cpu" else None
     made = [(draft, resolved[draft.prompt, draft.negative]) for draft in drafts]
     return [
-        replace(recipe, seed=draft.seed, threads=threads, extra={**recipe.extra, **draft.extra})
+        replace(recipe, seed=draft.seed, extra={**recipe.extra, **draft.extra})
         for draft, recipe in made
     ]

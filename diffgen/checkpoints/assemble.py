@@ -70,16 +70,13 @@ class Choice:
         return self.matches == len(self.network.state_dict())
 
 
-def fill_slot(
-    slot: Slot, candidates: Sequence[Candidate], gathered: Gathered, dtype: torch.dtype, device: torch.device,
-    *, whole: bool = False,
-) -> bool:  # fmt: skip
-    """Builds a slot's network from the best candidate; False where there is none.
+def choose(slot: Slot, candidates: Sequence[Candidate], *, whole: bool = False) -> Choice | Path | None:
+    """What fills a slot: the best of the files, or the component folder that was given; None where there is neither.
 
     Args:
-        whole: whether a candidate must have every weight, as where several slots compete for one file.
+        whole: whether a file must have every weight, as where several slots compete for one file.
     Raises:
-        CheckpointError: weights are missing or of another shape.
+        CheckpointError: a file's layout cannot be read.
     """
     role = "denoiser_2" if slot.like else slot.role
     own = [item for item in candidates if item.role == role]
@@ -87,14 +84,28 @@ def fill_slot(
         own = [item for item in own if item.part is None or item.part.row.name == slot.part]
     folder = next((item.place for item in own if item.source is None), None)
     if folder is not None and (place := component_folder(folder, slot)):
-        library, _, kind = slot.kind.partition(".")
-        gathered.components[slot.name] = read_component(library, kind, place, dtype, device)
-        return True
+        return place
     choices = [prepared(slot, item) for item in own if item.source is not None]
     choices = [choice for choice in choices if not whole or choice.complete]
-    if not choices:
+    return max(choices, key=lambda choice: choice.matches, default=None)
+
+
+def fill_slot(
+    slot: Slot, candidates: Sequence[Candidate], gathered: Gathered, dtype: torch.dtype, device: torch.device,
+    *, whole: bool = False,
+) -> bool:  # fmt: skip
+    """Builds a slot's network from what `choose` finds; False where that is nothing.
+
+    Raises:
+        CheckpointError: weights are missing or of another shape.
+    """
+    best = choose(slot, candidates, whole=whole)
+    if best is None:
         return False
-    best = max(choices, key=lambda choice: choice.matches)
+    if isinstance(best, Path):
+        library, _, kind = slot.kind.partition(".")
+        gathered.components[slot.name] = read_component(library, kind, best, dtype, device)
+        return True
     extra = fill(best.network, best.weights, f"{best.item.place}: {slot.name}", dtype, device, exact=False)
     gathered.components[slot.name] = best.network
     if extra:

@@ -19,7 +19,7 @@ _SHELLS = ("text_model.", "model.", "language_model.", "model.language_model.", 
 # In files of text encoders, and no part of the network that reads text.
 _LEFT_OVER = ("position_ids", "logit_scale", "spiece_model")
 # One table under two names: files hold it once.
-_TIED = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
+TIED = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
 
 
 class EmptyOnMeta(TorchFunctionMode):
@@ -101,7 +101,7 @@ def fit(own: Mapping[str, tuple[int, ...]], weights: Weights) -> dict[str, str]:
 
 
 def _spellings(name: str, weights: Weights) -> Iterator[str]:
-    for other in (name, _TIED.get(name)):
+    for other in (name, TIED.get(name)):
         if other is None:
             continue
         bare = next((other.removeprefix(shell) for shell in _SHELLS if other.startswith(shell)), other)

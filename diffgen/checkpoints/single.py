@@ -65,25 +65,33 @@ def read_files(files: Files, dtype: torch.dtype, device: torch.device) -> tuple[
     Raises:
         CheckpointError: a file is damaged or unknown, or something that the model needs is in none of them.
     """
+    plan, candidates = opened(files)
+    gathered = Gathered()
+    for slot in plan.slots:
+        if not fill_slot(slot, candidates, gathered, dtype, device) and not slot.optional:
+            raise missing(slot, plan, candidates)
+    add_plain(plan, files, candidates, gathered)
+    _note_rest(files.main, candidates, gathered)
+    index = {**plan.index, "_class_name": plan.pipeline}
+    parts = Parts(origin=files.main, index=index, components=gathered.components, configs={"scheduler": plan.scheduler})
+    return parts, gathered.notes
+
+
+def opened(files: Files) -> tuple[Blueprint, list[Candidate]]:
+    """What the model consists of, and everything that may be part of it, what was named for a purpose first.
+
+    Raises:
+        CheckpointError: a file is damaged or unknown, or a choice that was made does not fit it.
+    """
     main = open_source(files.main, allow_pickle=files.allow_pickle)
     found = recognise(main.header, sizes=files.sizes)
     if not found or found[0].row.role != "denoiser":
         raise refusal(main.header, found)
-    plan = _plan(files, main.header, found[0])
+    plan = plan_of(files, main.header, found[0])
     if files.denoiser_2 and not any(slot.like for slot in plan.slots):
         raise CheckpointError(f"{plan.name} has one denoiser; denoiser_2={files.denoiser_2} is for models with two")
-    candidates = _given(files) + [
-        Candidate(role=part.row.role, place=files.main, source=main, part=part) for part in found
-    ]
-    gathered = Gathered()
-    for slot in plan.slots:
-        if not fill_slot(slot, candidates, gathered, dtype, device) and not slot.optional:
-            raise _missing(slot, plan, candidates)
-    _add_plain(plan, files, candidates, gathered)
-    _note_rest(main, found, gathered)
-    index = {**plan.index, "_class_name": plan.pipeline}
-    parts = Parts(origin=files.main, index=index, components=gathered.components, configs={"scheduler": plan.scheduler})
-    return parts, gathered.notes
+    held = [Candidate(role=part.row.role, place=files.main, source=main, part=part) for part in found]
+    return plan, _given(files) + held
 
 
 def read_given(files: Files, dtype: torch.dtype, device: torch.device) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -110,7 +118,7 @@ def _same_role(name: str, role: str) -> bool:
     return Slot(name=name, kind="", config={}).role == role
 
 
-def _missing(slot: Slot, plan: Blueprint, candidates: Sequence[Candidate]) -> CheckpointError:
+def missing(slot: Slot, plan: Blueprint, candidates: Sequence[Candidate]) -> CheckpointError:
     held = ", ".join(sorted({item.part.row.title for item in candidates if item.part}))
     wanted = slot.part or slot.kind.partition(".")[2]
     option = OPTIONS[slot.role]
@@ -119,7 +127,7 @@ def _missing(slot: Slot, plan: Blueprint, candidates: Sequence[Candidate]) -> Ch
     )
 
 
-def _plan(files: Files, header: Header, part: Part) -> Blueprint:
+def plan_of(files: Files, header: Header, part: Part) -> Blueprint:
     if files.config is not None:
         plan = from_folder(files.config)
         if files.prediction:
@@ -164,7 +172,7 @@ def _given(files: Files) -> list[Candidate]:
     return given
 
 
-def _add_plain(plan: Blueprint, files: Files, candidates: Sequence[Candidate], gathered: Gathered) -> None:
+def add_plain(plan: Blueprint, files: Files, candidates: Sequence[Candidate], gathered: Gathered) -> None:
     """Tokenizers and processors: from the folder that gave the configurations, or from what is carried."""
     if plan.folder is not None:
         for name, entry in plan.index.items():
@@ -192,8 +200,10 @@ def _add_plain(plan: Blueprint, files: Files, candidates: Sequence[Candidate], g
         gathered.components[name] = getattr(import_module(library), kind)(**spec["config"])
 
 
-def _note_rest(main: Source, found: Sequence[Part], gathered: Gathered) -> None:
-    """Tensors of the main file that belong to nothing recognised in it, training's own left out."""
-    rest = unclaimed(main.header.entries, tuple(part.prefix for part in found))
+def _note_rest(path: Path, candidates: Sequence[Candidate], gathered: Gathered) -> None:
+    """Tensors of the main file that belong to nothing recognised in it."""
+    own = [item for item in candidates if item.place == path and item.source and item.part]
+    header = own[0].source.header if own and own[0].source else None
+    rest = unclaimed(header.entries, tuple(item.part.prefix for item in own if item.part)) if header else ()
     if rest:
-        gathered.unused.setdefault(main.header.path, []).extend(rest)
+        gathered.unused.setdefault(path, []).extend(rest)

@@ -75,7 +75,7 @@ class _SafeTensors:
         if start == stop:
             return torch.empty(shape, dtype=dtype if dtype and kind.is_floating_point else kind)
         scale = self._scale(key) if kind.itemsize == 1 and kind.is_floating_point else None
-        if scale is None and (dtype in (None, kind) or not kind.is_floating_point):
+        if scale is None and (dtype == kind or not kind.is_floating_point or (dtype is None and kind.itemsize > 1)):
             raw = self._bytes[start:stop]
             # Files of other writers may begin a tensor anywhere, and torch wants it aligned.
             return (raw if start % kind.itemsize == 0 else raw.clone()).view(kind).view(shape)
@@ -162,6 +162,19 @@ class Weights:
     def __iter__(self) -> Iterator[str]:
         yield from self._pieces
         yield from self._made
+
+    def renamed(self, names: Mapping[str, str]) -> Weights:
+        """The same tensors under other names: `names` has the old one for each new one."""
+        pieces = {new: self._pieces[old] for new, old in names.items() if old in self._pieces}
+        return Weights(pieces, {new: self._made[old] for new, old in names.items() if old in self._made})
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype that a tensor has when it is asked for as it is."""
+        if name in self._made:
+            return self._made[name].dtype
+        source, piece = self._pieces[name]
+        kind = DTYPES.get(source.header.entries[piece.sources[0]].dtype, torch.bfloat16)
+        return torch.bfloat16 if kind.itemsize == 1 and kind.is_floating_point else kind
 
     def with_made(self, name: str, tensor: Tensor) -> Weights:
         """With a tensor that no file holds."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffgen.pipelines import text_to_image
 
 import diffgen
 from diffgen.checkpoints import Model
 from diffgen.errors import CheckpointError
+from diffgen.pipelines import text_to_image
 from tests import originals, tiny, tiny_a
 
 

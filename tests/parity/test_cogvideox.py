@@ -9,12 +9,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffgen.pipelines import image_to_video, text_to_video
 from diffusers.schedulers import scheduling_dpm_cogvideox
 from PIL import Image
 
 import diffgen
 from diffgen.errors import UsageError
+from diffgen.pipelines import image_to_video, text_to_video
 from tests import tiny_clips
 from tests.tiny_clips import agree, ours, picture, theirs
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import diffusers
 import pytest
-from diffgen.pipelines import text_to_video
 
 import diffgen
 from diffgen.errors import UsageError
+from diffgen.pipelines import text_to_video
 from tests import tiny_clips
 from tests.tiny_clips import agree, ours, theirs
 

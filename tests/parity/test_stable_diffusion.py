@@ -9,9 +9,9 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffgen.pipelines import text_to_image
 
 import diffgen
+from diffgen.pipelines import text_to_image
 
 TOLERANCE = 1e-4
 

@@ -8,13 +8,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffgen.pipelines import image_to_video, text_to_video
 from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as reference
 from PIL import Image
 
 import diffgen
 from diffgen.errors import UnsupportedError
 from diffgen.families.svd import shrunk
+from diffgen.pipelines import image_to_video, text_to_video
 from tests import tiny_clips
 from tests.tiny_clips import agree, ours, picture, theirs
 

@@ -8,11 +8,11 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-from diffgen.pipelines import image_to_video, text_to_video
 from PIL import Image
 
 import diffgen
 from diffgen.errors import UnsupportedError, UsageError
+from diffgen.pipelines import image_to_video, text_to_video
 from tests import tiny_clips
 from tests.tiny_clips import agree, ours, picture, theirs
 
