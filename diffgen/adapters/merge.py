@@ -3,7 +3,8 @@
 Why merged, and not peft's layers beside the weights: merging is done once a run where a layer beside costs two more
 products at every step; it needs no other module tree, so that names, caches and attention patches stay as they are;
 and every kind of file ends as the same thing, a sum of weights. peft takes a merge out again by subtracting, which
-rounds. Here the tensor that was there is kept and put back, so that nothing has to be computed to undo it.
+rounds. Here the tensor that was there is kept and put back, so that nothing has to be computed to undo it. The price
+is memory: the weights that are touched are there twice while the run lasts.
 
 Weights that are quantised cannot take a small change. Their layers get it beside them (`beside.py`).
 """

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffgen.adapters.adapter import Adapter
 from diffgen.adapters.files import Contents
+from diffgen.adapters.keys import groups_of
 from diffgen.contracts import Components, Family, Patch
 from diffgen.errors import UsageError
 
@@ -53,7 +54,8 @@ def is_embedding(contents: Contents) -> bool:
         return True
     # diffusers' learned_embeds: one tensor, named by the word itself.
     [(key, shape), *more] = contents.shapes.items()
-    return not more and len(shape) in (1, 2) and not key.endswith(".weight")
+    groups, _ = groups_of([key], {})
+    return not more and not groups and len(shape) in (1, 2) and not key.endswith(".weight")
 
 
 def read_word(adapter: Adapter, contents: Contents, family: Family) -> Word:

@@ -10,11 +10,11 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffgen.pipelines import text_to_image, text_to_video
 
 import diffgen
 from diffgen.adapters import Adapter
 from diffgen.adapters.names import names_of, unet_names
+from diffgen.pipelines import text_to_image, text_to_video
 from tests import tiny_a, tiny_clips
 from tests.parity.test_stable_diffusion import WALKS
 from tests.tiny_b import difference, ours

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -10,8 +12,10 @@ import pytest
 import torch
 from diffusers.loaders import single_file_utils as converters
 
+from diffgen.adapters import Adapter, apply
 from diffgen.adapters.layouts import LAYOUTS
 from diffgen.adapters.names import Names, names_of
+from tests.tiny_lora import write
 
 # The converters know the sizes of the published networks by heart; on the "meta" device these cost nothing.
 NETWORKS: dict[str, tuple[Callable[[], Any], Any]] = {
@@ -152,6 +156,53 @@ def test_clip_has_its_old_module_name_too() -> None:
         for name in ("text_model.encoder.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.to_q"):
             [piece] = names.dotted[name]
             assert network.get_submodule(piece.layer) is not None and piece.layer.endswith("self_attn.q_proj")
+
+
+MORE: dict[str, Callable[[], Any]] = {
+    "qwen-image": lambda: diffusers.QwenImageTransformer2DModel(num_layers=1),
+    "cogvideox": lambda: diffusers.CogVideoXTransformer3DModel(num_layers=1),
+    "pixart": lambda: diffusers.PixArtTransformer2DModel(num_layers=1, caption_channels=4096),
+    "sd": lambda: unet(),
+    "sdxl": lambda: unet(**XL),
+    "animatediff": lambda: diffusers.UNetMotionModel(motion_num_attention_heads=8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*NETWORKS, *MORE])
+@pytest.mark.parametrize("layout", ["kohya", "comfyui", "peft"])
+def test_every_linear_layer_of_every_family_takes_a_lora(kind: str, layout: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        network = NETWORKS[kind][0]() if kind in NETWORKS else MORE[kind]()
+    names = names_of(network)
+    linear = {name: module for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
+    columns = {name: module.in_features for name, module in linear.items()}
+    tensors: dict[str, torch.Tensor] = {}
+    # Fused layers first, and then what they leave; the later names of one layer are left out.
+    done: set[str] = set()
+    own = {name: names.dotted[name] for name in columns} if layout == "peft" else dict(reversed(names.dotted.items()))
+    for name, pieces in own.items():
+        parts = {piece.layer for piece in pieces}
+        if not parts <= set(columns) or parts & done:
+            continue
+        done |= parts
+        rows, width = sum(piece.rows for piece in pieces), columns[pieces[0].layer]
+        stem = {"kohya": f"lora_unet_{name.replace('.', '_')}", "comfyui": f"diffusion_model.{name}",
+                "peft": f"transformer.{name}"}[layout]  # fmt: skip
+        down, up = ("lora_down", "lora_up") if layout == "kohya" else ("lora_A", "lora_B")
+        tensors |= {f"{stem}.{down}.weight": torch.ones(1, width), f"{stem}.{up}.weight": torch.ones(rows, 1)}
+    assert done == set(columns)
+    family: Any = SimpleNamespace(components={"denoiser": network}, name=kind)
+    [report] = apply([Adapter(write(tmp_path / "file.safetensors", tensors))], family).reports
+    assert report.used == report.keys == len(tensors) and not report.unmatched
+
+
+def test_motion_loras_of_animatediffs_authors() -> None:
+    with torch.device("meta"):
+        names = names_of(MORE["animatediff"]())
+    old = "down_blocks.0.motion_modules.1.temporal_transformer.transformer_blocks.0.attention_blocks.1.to_q"
+    [piece] = names.dotted[old]
+    assert piece.layer == "down_blocks.0.motion_modules.1.transformer_blocks.0.attn2.to_q"
+    assert "input_blocks.4.1.transformer_blocks.0.attn1.to_q" in names.dotted
 
 
 def test_every_table_belongs_to_a_class_that_diffusers_has() -> None:
