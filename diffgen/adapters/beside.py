@@ -51,9 +51,6 @@ def _factors(change: Change, device: torch.device) -> tuple[slice, tuple[Tensor,
     piece, layer = change.piece, change.layer
     if layer.needs_weight:
         raise UsageError(f"{layer.contents.file.name} is a DoRA, which cannot change the quantised layer {piece.layer}")
-    rows, part = slice(piece.target, piece.target + piece.rows), slice(piece.source, piece.source + piece.rows)
-    if {"up", "down"} == set(layer.keys):
-        roles = layer.read(device)
-        up = roles["up"].flatten(1)[part] * (layer.scale() * change.factor)
-        return rows, (roles["down"].flatten(1), up)
-    return rows, (layer.change(device)[part] * change.factor,)
+    first, *rest = layer.factors(device)
+    part = first[piece.source : piece.source + piece.rows] * change.factor
+    return slice(piece.target, piece.target + piece.rows), (*rest, part)

@@ -75,6 +75,14 @@ class Layer:
         by_row = one_number_a_row(shapes, self.shape[0])
         return decomposed(weight.reshape(self.shape), found, magnitude, by_row=by_row)
 
+    def factors(self, device: torch.device, weight: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Matrices whose product is `change` as [rows, what one row holds]: two thin ones for a LoRA, else one."""
+        if set(self.keys) != {"up", "down"}:
+            found = self.change(device, weight)
+            return (found.reshape(found.shape[0] if found.ndim else 1, -1),)
+        roles = self.read(device)
+        return roles["up"].flatten(1) * self.scale(), roles["down"].flatten(1)
+
     def misfit(self) -> str:
         """Why the tensors cannot be this layer's; "" where they can. Computes shapes alone."""
         shapes = {role: self.contents.shapes[key] for role, key in self.keys.items()}
