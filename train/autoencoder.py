@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffgen.train.data import PictureSet
-from diffgen.train.linear_start import start_linear
 from diffusers.models import AutoencoderKL
 from PIL import Image
 from torch import Tensor
+
+from diffgen.train.data import PictureSet
+from diffgen.train.linear_start import start_linear
 
 
 @dataclass(frozen=True, kw_only=True)

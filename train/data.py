@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from diffgen.train import augment, emoji
 
 from diffgen.errors import UsageError
+from diffgen.train import augment, emoji
 
 HELD_OUT = 195
 # Faces of people drown objects if every emoji counts the same, and signs are of little use in a picture.

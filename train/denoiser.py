@@ -11,11 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffgen.train import preview
-from diffgen.train.captions import captions
-from diffgen.train.data import PictureSet
-from diffgen.train.objective import Density, denoising_loss
-from diffgen.train.text_encoder import encode, tokenize
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
@@ -24,6 +19,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffgen.errors import UsageError
 from diffgen.path import DiscretePath, betas_path
+from diffgen.train import preview
+from diffgen.train.captions import captions
+from diffgen.train.data import PictureSet
+from diffgen.train.objective import Density, denoising_loss
+from diffgen.train.text_encoder import encode, tokenize
 
 # Cosine betas spend the training indices evenly over 16x16 latents; SD's would spend half of them on pure noise.
 PATH = {"count": 1000, "kind": "squaredcos_cap_v2", "zero_snr": True}

@@ -13,6 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from diffgen.errors import UsageError
 from diffgen.train import preview
 from diffgen.train.captions import article
 from diffgen.train.data import PictureSet
@@ -20,12 +26,6 @@ from diffgen.train.denoiser import box_path
 from diffgen.train.judge import JudgeTask
 from diffgen.train.loop import Loop, LoopSettings
 from diffgen.train.text_encoder import encode, tokenize
-from diffusers.models import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
-
-from diffgen.errors import UsageError
 
 KINDS = {
     "people": ("people", "faces"),
@@ -60,7 +60,10 @@ def trained_judge(pictures: PictureSet, folder: Path, *, steps: int) -> JudgeTas
     task = JudgeTask(pictures, batch=64, seed=0)
     weights = folder / "model" / "judge.safetensors"
     loop = Loop(
-        task, LoopSettings(steps=steps, lr=1e-3, average=0.998, sample_minutes=3), folder, Accelerator(cpu=True)
+        task,
+        LoopSettings(steps=steps, lr=2e-3, warmup=100, average=0.998, sample_minutes=3),
+        folder,
+        Accelerator(cpu=True),
     )
     if list((folder / "checkpoints").glob("step-*.pt")):
         loop.resume()

@@ -8,12 +8,12 @@ from typing import Any
 
 import diffusers
 import torch
-from diffgen.train.denoiser import PATH
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from diffusers.schedulers import DPMSolverMultistepScheduler
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffgen.errors import UsageError
+from diffgen.train.denoiser import PATH
 
 LIMIT = 40_000_000
 # What the checkpoint is best drawn with, chosen by looking at grids.

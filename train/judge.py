@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffgen.train.data import PictureSet
 from torch import Tensor, nn
+
+from diffgen.train.data import PictureSet
 
 SIDE = 64
 
 
 def new_judge(classes: int, seed: int) -> nn.Sequential:
-    """An untrained classifier of [n, 3, 64, 64] in -1..1 into `classes`; about 1.4 M parameters."""
+    """An untrained classifier of [n, 3, 64, 64] in -1..1 into `classes`; 2.3 M parameters for 1,265 classes."""
 
     def block(before: int, after: int, *, halve: bool) -> list[nn.Module]:
         layers: list[nn.Module] = [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(8, after), nn.ReLU()]
@@ -26,11 +27,11 @@ def new_judge(classes: int, seed: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
-            *block(3, 32, halve=True),
+            nn.Conv2d(3, 32, 4, stride=2, padding=1),
+            nn.ReLU(),
             *block(32, 64, halve=True),
-            *block(64, 128, halve=False),
-            *block(128, 128, halve=True),
-            *block(128, 256, halve=False),
+            *block(64, 128, halve=True),
+            *block(128, 256, halve=True),
             *block(256, 256, halve=False),
             nn.AdaptiveMaxPool2d(2),
             nn.Flatten(),

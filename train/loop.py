@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from diffgen.train.weights import FlatWeights, average_decay
 from torch import Tensor, nn
 
 from diffgen.errors import NumericalError, UsageError
+from diffgen.train.weights import FlatWeights, average_decay
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from diffgen.errors import UsageError
 from diffgen.train import preview
 from diffgen.train import recipes as recipe_book
 from diffgen.train.autoencoder import AutoencoderSettings, AutoencoderTask, new_autoencoder, normalise
@@ -30,10 +34,6 @@ from diffgen.train.text_encoder import (
     tokenize,
 )
 from diffgen.train.tokenizer import build_tokenizer, read_merges
-from diffusers.models import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
-
-from diffgen.errors import UsageError
 
 
 def _loop_settings(table: dict[str, Any], changes: list[str]) -> LoopSettings:

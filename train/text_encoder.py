@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffgen.train.captions import PLAIN, STYLED, article, caption
-from diffgen.train.data import PictureSet
-from diffgen.train.emoji import STYLE_PACKAGES
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffgen.errors import UsageError
+from diffgen.train.captions import PLAIN, STYLED, article, caption
+from diffgen.train.data import PictureSet
+from diffgen.train.emoji import STYLE_PACKAGES
 
 
 @dataclass(frozen=True, kw_only=True)
