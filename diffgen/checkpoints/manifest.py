@@ -22,7 +22,10 @@ _RANGE = re.compile(r"\[(\d+)-(\d+)\]")
 # Beginnings that one writer puts before a text encoder's names and another leaves out.
 _SHELLS = ("text_model.", "model.", "vision_model.")
 # In files of text encoders, and of no consequence.
-_IGNORED = ("position_ids", "logit_scale", "spiece_model", "lm_head.weight", "encoder.embed_tokens.weight", "attn_mask")
+_IGNORED = (
+    "position_ids", "logit_scale", "spiece_model", "lm_head.weight", "encoder.embed_tokens.weight", "attn_mask",
+    "visual_projection.weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from diffgen.checkpoints.tensors import Weights, is_mark
 from diffgen.errors import CheckpointError
 
 # Prefixes that a text encoder's names have in one file and lack in another, newest library against older ones.
-_SHELLS = ("text_model.", "model.", "language_model.", "model.language_model.", "transformer.")
+_SHELLS = ("text_model.", "vision_model.", "model.", "language_model.", "model.language_model.", "transformer.")
 # In files of text encoders, and no part of the network that reads text.
-_LEFT_OVER = ("position_ids", "logit_scale", "spiece_model")
+_LEFT_OVER = ("position_ids", "logit_scale", "spiece_model", "visual_projection.weight")
 # One table under two names: files hold it once.
 TIED = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
 

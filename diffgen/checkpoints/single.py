@@ -16,7 +16,7 @@ from diffgen.checkpoints.folder import read_component
 from diffgen.checkpoints.headers import Header
 from diffgen.checkpoints.recognise import Part, prediction_of, recognise, refusal
 from diffgen.checkpoints.report import unclaimed
-from diffgen.checkpoints.tensors import Source, open_source
+from diffgen.checkpoints.tensors import open_source
 from diffgen.checkpoints.tokenizers import CARRIED, sentencepiece_tokenizer, tokenizer_at
 from diffgen.errors import CheckpointError, unknown
 from diffgen.families.common import Parts

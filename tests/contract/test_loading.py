@@ -13,8 +13,8 @@ import pytest
 import diffgen
 from diffgen.checkpoints import Model
 from diffgen.errors import CheckpointError
-from diffgen.pipelines import text_to_image
-from tests import originals, tiny, tiny_a
+from diffgen.pipelines import text_to_image, text_to_video
+from tests import originals, originals_dit, tiny, tiny_a, tiny_b, tiny_clips
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         "sdxl": tiny_a.sdxl,
         "refiner": lambda f: tiny_a.sdxl(f, pipeline="StableDiffusionXLImg2ImgPipeline", refiner=True),
         "inpaint": lambda f: tiny_a.sd_variant(f, "StableDiffusionInpaintPipeline"),
-    }
+        "flux": tiny_a.flux, "chroma": tiny_a.chroma, "sd3": tiny_a.sd3, "z": tiny_b.z_image,
+        "wan": tiny_clips.wan, "wan-5b": lambda f: tiny_clips.wan(f, kind="5b"),
+        "wan-two": lambda f: tiny_clips.wan(f, kind="2.2"), "ltx": tiny_clips.ltx,
+        "wan-i2v": lambda f: tiny_clips.wan(f, kind="2.1-i2v"),
+    }  # fmt: skip
 
     def folder(name: str) -> Path:
         if name not in made:
@@ -124,8 +128,8 @@ def test_what_a_file_holds_beyond_the_model_is_told_and_strict_refuses_it(folder
 
     folder = folders("sd")
     file = originals.stable_diffusion(folder, tmp_path / "model.safetensors")
-    state = originals.load_file(file) | {"first_stage_model.extra.weight": torch.ones(2), "somebody.else": torch.ones(3)}
-    originals.save(file, state)
+    more = {"first_stage_model.extra.weight": torch.ones(2), "somebody.else": torch.ones(3)}
+    originals.save(file, originals.load_file(file) | more)
     model = diffgen.load(file, config=folder)
     assert [note.rpartition(" ")[2] for note in model.notes] == ["extra.weight"]
     assert "2 tensors of model.safetensors were not used" in model.notes[0]
@@ -153,3 +157,50 @@ def test_a_missing_or_misshapen_tensor_is_named(
     originals.save(file, state if change is None else {**state, key: torch.zeros(change)})
     with pytest.raises(CheckpointError, match=says):
         diffgen.load(file, config=folder)
+
+
+def texts(files: dict[str, Path]) -> list[Path]:
+    return [file for name, file in files.items() if name.startswith("text_encoder")]
+
+
+@pytest.mark.parametrize("name", ["flux", "chroma", "sd3", "z", "wan", "ltx"])
+def test_transformers_load_from_files_apart_and_from_one(folders: Any, tmp_path: Path, name: str) -> None:
+    folder = folders(name)
+    files, whole = originals_dit.apart(folder, tmp_path, name), diffgen.load(folder)
+    together = originals_dit.joined(files, tmp_path / "all.safetensors")
+    for model in (
+        diffgen.load(files["denoiser"], vae=files["vae"], text_encoder=texts(files), config=folder, strict=True),
+        diffgen.load(together, config=folder, strict=True),
+    ):
+        same_weights(whole, model)
+    if "text_to_video" in whole.family.caps:
+        drawn = [text_to_video(m, "a cat", seed=3, steps=2, size=(64, 64), frames=9)[0].pixels for m in (whole, model)]
+    else:
+        drawn = [draw(whole), draw(model)]
+    assert np.array_equal(*drawn)
+
+
+def test_two_experts_come_in_two_files(folders: Any, tmp_path: Path) -> None:
+    folder = folders("wan-two")
+    files = originals_dit.apart(folder, tmp_path, "wan")
+    low = originals.save(tmp_path / "low.safetensors", originals_dit.wan(originals.weights(folder, "transformer_2")))
+    given = dict(vae=files["vae"], text_encoder=texts(files), config=folder)
+    same_weights(diffgen.load(folder), diffgen.load(files["denoiser"], denoiser_2=low, **given))
+    with pytest.raises(CheckpointError, match="also needs a transformer_2 .* denoiser_2="):
+        diffgen.load(files["denoiser"], **given)
+
+
+def test_image_to_video_takes_its_image_encoder_from_a_file(folders: Any, tmp_path: Path) -> None:
+    folder = folders("wan-i2v")
+    files = originals_dit.apart(folder, tmp_path, "wan")
+    seen = originals.prefixed("vision_model.", originals.weights(folder, "image_encoder"))
+    eyes = originals.save(tmp_path / "eyes.safetensors", seen)
+    given = dict(vae=files["vae"], text_encoder=texts(files), config=folder)
+    same_weights(diffgen.load(folder), diffgen.load(files["denoiser"], image_encoder=eyes, **given))
+
+
+def test_a_model_without_its_optional_encoder_loads(folders: Any, tmp_path: Path) -> None:
+    folder = tiny_a.sd3(tmp_path / "sd3", t5=False)
+    files = originals_dit.apart(folder, tmp_path, "sd3")
+    model = diffgen.load(files["denoiser"], vae=files["vae"], text_encoder=texts(files), config=folder)
+    assert np.array_equal(draw(model), draw(diffgen.load(folder)))
