@@ -27,7 +27,7 @@ def model(sd_folder: Path) -> Model:
         ({"prompt": "  "}, "the prompt is empty"),
         ({"size": (130, 127)}, "130x127 .* multiples of 8, such as 128x128"),
         ({"size": (0, 64)}, "multiples of 8, such as 8x64"),
-        ({"sampler": "dpm2m"}, "unknown sampler 'dpm2m'; did you mean dpmpp_2m"),
+        ({"sampler": "dpm2m"}, "unknown sampler 'dpm2m'; did you mean dpm_2, dpmpp_2m"),
         ({"schedule": "karas"}, "unknown schedule 'karas'; did you mean karras"),
         ({"settings": {"etta": 1}}, "unknown setting .*'etta'.*did you mean"),
         ({"steps": 0}, "steps"),

@@ -142,18 +142,19 @@ def test_adapters_are_told_with_their_layout_and_model(tmp_path: Path, keys: dic
     assert report.kind == "lora" and kinds in report.title and model in report.title
 
 
-def test_a_ten_gigabyte_file_is_read_in_a_moment(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+def test_a_ten_gigabyte_file_is_read_by_its_header_alone(tmp_path: Path) -> None:
     file = sparse.write(tmp_path / "big.safetensors", sparse.network("sdxl", "unet", "model.diffusion_model."), "F32")
     assert file.stat().st_size > 10e9
     code = (
-        "import resource, sys; from diffgen.checkpoints import inspect;"
+        "import sys; from diffgen.checkpoints import inspect;"
         "print('\\n'.join(inspect(sys.argv[1]).lines()));"
-        "used = resource.getrusage(resource.RUSAGE_SELF); assert 'torch' not in sys.modules;"
-        "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)"
+        "assert 'torch' not in sys.modules;"
+        # Not ru_maxrss, which begins with what the process that started this one had in memory.
+        "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
     )
     out = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True).stdout
-    seconds, mebibytes = map(float, out.splitlines()[-1].split())
-    assert "1680 matched" in out and seconds < 1 and mebibytes < 300
+    assert "1680 matched" in out and int(out.splitlines()[-1]) < 300 * 1024
 
 
 @pytest.mark.parametrize(
