@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
+
+from diffgen.errors import UsageError
 from diffgen.train import augment, captions
 from diffgen.train.data import PictureSet, Record, base_weight, held_out_pairs
 from diffgen.train.emoji import LEFT_OUT, on_white, plain_code
-
-from diffgen.errors import UsageError
 
 
 def record(**changes):

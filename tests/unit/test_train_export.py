@@ -2,13 +2,13 @@ import json
 
 import pytest
 import torch
+
+from diffgen.errors import UsageError
 from diffgen.train import export
 from diffgen.train.denoiser import DenoiserSettings, box_path, new_denoiser
 from diffgen.train.preview import draw, start_noise, trailing
 from diffgen.train.text_encoder import TextEncoderSettings, encode, new_text_encoder, tokenize
 from diffgen.train.tokenizer import build_tokenizer
-
-from diffgen.errors import UsageError
 
 
 def tiny_parts(folder):

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from diffgen.train.evaluate import Box, Score, table
-from diffgen.train.judge import disturb, new_judge
 
 from diffgen.errors import UsageError
+from diffgen.train.evaluate import Box, Score, table
+from diffgen.train.judge import disturb, new_judge
 
 
 def test_disturbed_pictures_stay_on_white_and_repeat_with_their_generator():

@@ -3,11 +3,11 @@ import math
 
 import pytest
 import torch
-from diffgen.train.loop import Loop, LoopSettings, learning_rate
-from diffgen.train.weights import FlatWeights, average_decay
 from torch import nn
 
 from diffgen.errors import NumericalError, UsageError
+from diffgen.train.loop import Loop, LoopSettings, learning_rate
+from diffgen.train.weights import FlatWeights, average_decay
 
 
 class LineTask:

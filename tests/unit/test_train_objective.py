@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from diffgen.train.objective import Density, coefficients, denoising_loss
 
 from diffgen.path import betas_path, mix, to_x0
+from diffgen.train.objective import Density, coefficients, denoising_loss
 
 PATH = betas_path(kind="squaredcos_cap_v2", zero_snr=True)
 

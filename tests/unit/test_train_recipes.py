@@ -1,11 +1,11 @@
 import json
 
 import pytest
+
+from diffgen.errors import UsageError
 from diffgen.train import recipes
 from diffgen.train.loop import LoopSettings
 from diffgen.train.objective import Density
-
-from diffgen.errors import UsageError
 
 
 def test_every_recipe_that_comes_along_is_sound():
