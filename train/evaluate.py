@@ -56,7 +56,7 @@ class Score:
 
 
 def trained_judge(pictures: PictureSet, folder: Path, *, steps: int) -> JudgeTask:
-    """The judge in `folder`, trained first (about 15 CPU minutes) if there is none, resumed if half trained."""
+    """The judge in `folder`, trained first (about 5 CPU minutes for 1,500 steps) if there is none, resumed if half trained."""
     task = JudgeTask(pictures, batch=64, seed=0)
     weights = folder / "model" / "judge.safetensors"
     loop = Loop(
@@ -126,7 +126,7 @@ class Box:
 
 
 def judge_box(
-    folder: Path, *, data: Path, cache: Path, count: int = 500, seed: int = 0, judge_steps: int = 5000
+    folder: Path, *, data: Path, cache: Path, count: int = 500, seed: int = 0, judge_steps: int = 1500
 ) -> list[Score]:
     """Judge the checkpoint in `folder` on `count` prompts, spread evenly over `KINDS`.
 

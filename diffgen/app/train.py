@@ -119,7 +119,7 @@ def evaluate(
     data: Data = CACHE / "emoji",
     cache: Annotated[Path, typer.Option(help="Where the judge's weights are kept.")] = CACHE / "judge",
     count: Annotated[int, typer.Option(help="Pictures to generate.")] = 500,
-    judge_steps: Annotated[int, typer.Option(help="Training steps of the judge, if it is not trained yet.")] = 5000,
+    judge_steps: Annotated[int, typer.Option(help="Training steps of the judge, if it is not trained yet.")] = 1500,
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the scores to this JSON file.")] = None,
 ) -> None:
