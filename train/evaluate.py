@@ -56,7 +56,7 @@ class Score:
 
 
 def trained_judge(pictures: PictureSet, folder: Path, *, steps: int) -> JudgeTask:
-    """The judge in `folder`, trained first (about 5 CPU minutes for 1,500 steps) if there is none, resumed if half trained."""
+    """The judge in `folder`; first trained (1,500 steps take about 5 CPU minutes) or resumed where it falls short."""
     task = JudgeTask(pictures, batch=64, seed=0)
     weights = folder / "model" / "judge.safetensors"
     loop = Loop(
