@@ -23,7 +23,7 @@ from diffgen.samplers import SAMPLERS
 from diffgen.schedules import SCHEDULES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SCHEDULE = "karras"
+SCHEDULE = "trailing"  # the own one of the model in the box
 
 HEAD = """# Samplers and schedules
 

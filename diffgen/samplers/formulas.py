@@ -36,6 +36,14 @@ def slope(x: Latents, x0: Latents, step: Step) -> Latents:
     return (x / scale_of(step.sigma, step.level) - x0) / step.level
 
 
+def far(step: Step) -> bool:
+    """Whether the start is next to pure noise at zero terminal SNR, where the level grows without bound.
+
+    A slope averaged over such a step is worth nothing, so second-order samplers take its first-order part.
+    """
+    return scale_of(step.sigma, step.level) < 1e-3
+
+
 def along(x: Latents, direction: Latents, step: Step) -> Latents:
     """x at the end of `step` after moving along a constant `direction` of `slope`'s kind."""
     moved = x / scale_of(step.sigma, step.level) + (step.next_level - step.level) * direction

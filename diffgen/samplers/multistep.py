@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from diffgen.contracts import Denoiser, History, Latents, Noise, Step
-from diffgen.samplers.formulas import along, combine, first_order, gain, sde_noise, slope
+from diffgen.samplers.formulas import along, combine, far, first_order, gain, sde_noise, slope
 
 
 def dpmpp_2m(denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise) -> Latents:
@@ -158,7 +158,7 @@ def plms(denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noi
     first = not history.points
     here = slope(x, denoise(x, step), step)
     slopes = [value for _, value in _recent(history, step, here, 4)]
-    if first and step.next_level > 0:
+    if first and step.next_level > 0 and not far(step):
         end, guess = step.at(step.next_level), along(x, here, step)
         return along(x, 0.5 * (here + slope(guess, denoise(guess, end), end)), step)
     return along(x, combine(ADAMS[len(slopes) - 1], slopes), step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from diffgen.contracts import Denoiser, History, Latents, Noise, Step
-from diffgen.samplers.formulas import along, down_step, first_order, gain, middle, renoise, slope
+from diffgen.samplers.formulas import along, down_step, far, first_order, gain, middle, renoise, slope
 
 
 def euler(denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise) -> Latents:
@@ -40,7 +40,7 @@ def heun(denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noi
     """Second order, two evaluations a step, one in the last. EDM algorithm 1 without churn (2206.00364)."""
     here = slope(x, denoise(x, step), step)
     guess = along(x, here, step)
-    if step.next_level <= 0:
+    if step.next_level <= 0 or far(step):
         return guess
     end = step.at(step.next_level)
     return along(x, 0.5 * (here + slope(guess, denoise(guess, end), end)), step)
@@ -59,6 +59,8 @@ def dpm_2_ancestral(
     here = slope(x, denoise(x, step), step)
     if down.next_level <= 0:
         return along(x, here, step)
+    if far(step):
+        return renoise(along(x, here, down), down, step, noise, s_noise)
     half = step.to(math.sqrt(step.level * down.next_level))
     guess, at = along(x, here, half), step.at(half.next_level)
     return renoise(along(x, slope(guess, denoise(guess, at), at), down), down, step, noise, s_noise)

@@ -146,3 +146,11 @@ def test_unknown_samplers_and_settings_are_refused() -> None:
         make("eulr")
     with pytest.raises(UsageError, match="accepted: eta, s_noise"):
         make("dpmpp_2m_sde", rho=3)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_zero_terminal_snr_does_not_blow_up(name: str) -> None:
+    """Its first level is 4096 on the scale of sigma / alpha; a slope averaged over that step would be noise."""
+    x = torch.randn(1, 4, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    made = walk(name, "zero", 8, x, gaussian(0.3, 0.5))
+    assert float((made - 0.3).abs().max()) < 3.0
