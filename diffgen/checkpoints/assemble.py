@@ -144,6 +144,9 @@ def prepared(slot: Slot, item: Candidate) -> Choice:
     })  # fmt: skip
     if slot.identity and slot.identity not in weights:
         weights = weights.with_made(slot.identity, torch.eye(network.state_dict()[slot.identity].shape[0]))
+    if slot.unread and slot.unread not in weights:
+        # One zero seen many times over: it takes no memory.
+        weights = weights.with_made(slot.unread, torch.zeros(()).expand(network.state_dict()[slot.unread].shape))
     return Choice(item=item, network=network, weights=weights)
 
 

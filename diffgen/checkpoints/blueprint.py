@@ -31,6 +31,7 @@ class Slot:
         part: the row of the table that fits; None where any of the role may.
         optional: whether the model runs without it.
         identity: a square weight that stands for "unchanged" where a file leaves it out.
+        unread: a weight that is never read here, which a file may leave out.
         variants: changes of the configuration that a tensor of the file tells.
         like: the slot whose kind of file it takes, where a model has two.
     """
@@ -41,6 +42,7 @@ class Slot:
     part: str | None = None
     optional: bool = False
     identity: str | None = None
+    unread: str | None = None
     variants: Sequence[Mapping[str, Any]] = ()
     like: str | None = None
 
@@ -123,7 +125,8 @@ def _slot(name: str, spec: Mapping[str, Any], parts: Mapping[str, Any]) -> Slot:
         spec = _merge(shared, spec)
     return Slot(
         name=name, kind=spec["class"], config=spec.get("config", {}), part=spec.get("use"),
-        optional=bool(spec.get("optional")), identity=spec.get("identity"), variants=spec.get("variants", ()),
+        optional=bool(spec.get("optional")), identity=spec.get("identity"), unread=spec.get("unread"),
+        variants=spec.get("variants", ()),
     )  # fmt: skip
 
 

@@ -58,10 +58,10 @@ def compare(row: Row, entries: Mapping[str, Entry]) -> Comparison | None:
     want = expected(row)
     if not want:
         return None
-    bare = {_bare(key): key for key in entries if not key.endswith(_IGNORED) and not _mark(key)}
+    bare = {_bare(key): key for key in entries if (key in want or not key.endswith(_IGNORED)) and not _mark(key)}
     wanted = {_bare(key): key for key in _resized(want, row, bare)}
     shapes = {_bare(key): shape for key, shape in want.items()}
-    missing = [wanted[key] for key in wanted if key not in bare]
+    missing = [wanted[key] for key in wanted if key not in bare and not key.endswith(_IGNORED)]
     unexpected = [bare[key] for key in bare if key not in wanted and not _unread(key, row, wanted)]
     wrong = []
     for key in wanted.keys() & bare.keys():
@@ -70,7 +70,7 @@ def compare(row: Row, entries: Mapping[str, Entry]) -> Comparison | None:
         got = entries[bare[key]].shape
         if got != shape and (*shape, 1, 1) != got:
             wrong.append(f"{bare[key]} is {by(got)} instead of {by(shape)}")
-    matched = len(wanted) - len(missing) - len(wrong)
+    matched = len(wanted.keys() & bare.keys()) - len(wrong)
     return Comparison(matched=matched, missing=tuple(sorted(missing)), unexpected=tuple(sorted(unexpected)),
                       misshapen=tuple(sorted(wrong)))  # fmt: skip
 

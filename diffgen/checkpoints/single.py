@@ -12,7 +12,7 @@ import torch
 
 from diffgen.checkpoints.assemble import OPTIONS, Candidate, Gathered, fill_slot
 from diffgen.checkpoints.blueprint import Blueprint, Slot, blueprint, from_folder
-from diffgen.checkpoints.folder import read_component
+from diffgen.checkpoints.folder import Processor, read_component
 from diffgen.checkpoints.headers import Header
 from diffgen.checkpoints.recognise import Part, prediction_of, recognise, refusal
 from diffgen.checkpoints.report import unclaimed
@@ -196,8 +196,11 @@ def add_plain(plan: Blueprint, files: Files, candidates: Sequence[Candidate], ga
             options = {key: value for key, value in spec.items() if key == "pad"}
             gathered.components[name] = CARRIED[spec["carried"]](**options)
     for name, spec in plan.others.items():
-        library, _, kind = spec["class"].partition(".")
-        gathered.components[name] = getattr(import_module(library), kind)(**spec["config"])
+        library, _, kind = spec.get("bundle", spec.get("class", "")).partition(".")
+        made = getattr(import_module(library), kind)(**spec["config"])
+        if "bundle" in spec:
+            made = Processor(tokenizer=gathered.components["tokenizer"], image_processor=made)
+        gathered.components[name] = made
 
 
 def _note_rest(path: Path, candidates: Sequence[Candidate], gathered: Gathered) -> None:

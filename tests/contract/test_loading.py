@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import diffgen
 from diffgen.checkpoints import Model
 from diffgen.errors import CheckpointError
 from diffgen.pipelines import text_to_image, text_to_video
-from tests import originals, originals_dit, tiny, tiny_a, tiny_b, tiny_clips
+from tests import originals, originals_dit, sparse, tiny, tiny_a, tiny_b, tiny_clips
 
 
 @pytest.fixture(autouse=True)
@@ -204,3 +206,37 @@ def test_a_model_without_its_optional_encoder_loads(folders: Any, tmp_path: Path
     files = originals_dit.apart(folder, tmp_path, "sd3")
     model = diffgen.load(files["denoiser"], vae=files["vae"], text_encoder=texts(files), config=folder)
     assert np.array_equal(draw(model), draw(diffgen.load(folder)))
+
+
+MEASURE = """
+import re, sys, torch
+from pathlib import Path
+from diffusers import AutoencoderKL
+from diffgen.checkpoints.components import load_network
+# Not from getrusage: its peak remembers the process that started this one.
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+before = peak()
+network = load_network(AutoencoderKL, Path(sys.argv[1]), getattr(torch, sys.argv[2]), torch.device("cpu"))
+print((peak() - before) / sum(value.nbytes for value in network.state_dict().values()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read where Linux keeps it")
+@pytest.mark.parametrize(("stored", "wanted"), [("F32", "bfloat16"), ("F16", "float32"), ("F16", "bfloat16")])
+def test_two_copies_are_never_in_memory(tmp_path: Path, stored: str, wanted: str) -> None:
+    from diffusers import AutoencoderKL
+
+    from diffgen.checkpoints.blueprint import part_slot
+
+    slot = part_slot("vae-4")
+    assert slot is not None
+    config = {**slot.config, "block_out_channels": [256, 512, 1024, 1024]}
+    network = AutoencoderKL.from_config(config)
+    network.save_config(tmp_path)
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    del network
+    sparse.write(tmp_path / "diffusion_pytorch_model.safetensors", shapes, stored)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), wanted]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    # Not far below 1 either: otherwise nothing was read and nothing is proven.
+    assert 0.8 < float(out.splitlines()[-1]) <= 1.15

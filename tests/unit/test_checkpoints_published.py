@@ -77,6 +77,7 @@ def test_a_v_prediction_model_is_told_by_its_marker_and_ends_at_pure_noise(tmp_p
 
 ENCODERS = {
     "clip-l": "same", "clip-g": "same", "t5-xxl": "same", "umt5-xxl": "same", "qwen3-4b": "same",
+    "qwen2.5-vl-7b": "qwen-vl",
 }  # fmt: skip
 
 
@@ -94,6 +95,8 @@ ENCODERS = {
         ("wan21-t2v-1.3b", "wan", "wan-vae.wan-vae", ["umt5-xxl"], {}, "wan"),
         ("wan21-t2v-14b", "wan", "wan-vae.wan-vae", ["umt5-xxl"], {}, "wan"),
         ("wan22-5b", "wan", "wan22-vae.wan-vae", ["umt5-xxl"], {}, "wan"),
+        ("qwen-image", "same", "wan-vae.wan-vae", ["qwen2.5-vl-7b"], {}, "qwen-image"),
+        ("qwen-image", "same", "wan-vae.wan-vae", ["qwen2.5-vl-7b"], {"kind": "qwen-image-edit"}, "qwen-image-edit"),
         ("z-image", "z-image", "vae-16.kl", ["qwen3-4b"], {"kind": "z-image-turbo"}, "z-image"),
     ],
 )  # fmt: skip

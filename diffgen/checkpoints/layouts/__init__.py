@@ -15,5 +15,5 @@ from diffgen.checkpoints.layouts import autoencoders, dits, text, unet
 LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Layout]] = {
     "unet": unet.unet, "kl": autoencoders.kl, "wan-vae": autoencoders.wan_vae, "open-clip": text.open_clip,
     "flux": dits.flux, "chroma": dits.chroma, "sd3": dits.sd3, "wan": dits.wan, "ltx": dits.ltx,
-    "z-image": dits.z_image, "same": text.same,
+    "z-image": dits.z_image, "qwen-vl": text.qwen_vl, "same": text.same,
 }  # fmt: skip

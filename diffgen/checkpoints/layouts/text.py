@@ -36,3 +36,8 @@ def open_clip(config: Mapping[str, Any]) -> Layout:
 def same(config: Mapping[str, Any]) -> Layout:
     """A network whose file has its own names. What loaders before us left in it is of no use to it."""
     return Layout(rest=True, dropped=("spiece_model", "logit_scale", "lm_head", "position_ids"))
+
+
+def qwen_vl(config: Mapping[str, Any]) -> Layout:
+    """Qwen 2.5 VL as it was published: transformers has since put both halves below "model."."""
+    return Layout((Rule("visual", "model.visual"), Rule("model", "model.language_model"), Rule("lm_head", "lm_head")))
