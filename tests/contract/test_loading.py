@@ -227,14 +227,13 @@ def test_two_copies_are_never_in_memory(tmp_path: Path, stored: str, wanted: str
     from diffusers import AutoencoderKL
 
     from diffgen.checkpoints.blueprint import part_slot
+    from diffgen.checkpoints.networks import empty_network
 
     slot = part_slot("vae-4")
     assert slot is not None
-    config = {**slot.config, "block_out_channels": [256, 512, 1024, 1024]}
-    network = AutoencoderKL.from_config(config)
+    network = empty_network(AutoencoderKL, {**slot.config, "block_out_channels": [256, 512, 1024, 1024]})
     network.save_config(tmp_path)
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    del network
     sparse.write(tmp_path / "diffusion_pytorch_model.safetensors", shapes, stored)
     command = [sys.executable, "-c", MEASURE, str(tmp_path), wanted]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -216,3 +216,28 @@ def test_layouts_agree_with_diffusers_own_readers(layout: str, tmp_path: Path) -
     }
     read = getattr(single_file_utils, name)(theirs, config=config)
     assert read.keys() == state.keys() and all(read[key].equal(state[key]) for key in state)
+
+
+@pytest.mark.parametrize("name", ["sd15.unet", "vae-4.kl", "clip-g.open-clip", "wan21-t2v-1.3b.wan", "flux-schnell.flux"])
+def test_the_carried_lists_are_those_of_the_configurations(name: str) -> None:
+    from diffgen.checkpoints.manifest import expected
+    from diffgen.checkpoints.table import rows
+    from diffgen.checkpoints.write_keys import shapes_of
+
+    stem, _, layout = name.rpartition(".")
+    row = next(row for row in rows() if (row.name, row.layout) == (stem, layout))
+    assert shapes_of(row) == expected(row), "run python -m diffgen.checkpoints.write_keys"
+
+
+def test_ltx_videos_autoencoder_fits_its_configuration() -> None:
+    from diffusers import AutoencoderKLLTXVideo
+
+    from diffgen.checkpoints.blueprint import part_slot
+    from diffgen.checkpoints.layouts import renamed
+    from diffgen.checkpoints.networks import empty_network
+
+    slot = part_slot("ltx-vae")
+    assert slot is not None
+    own = empty_network(AutoencoderKLLTXVideo, slot.config).state_dict()
+    theirs = {key: tuple(value.shape) for key, value in originals_dit.ltx_vae(own).items()}
+    assert renamed.inward(theirs, "ltx-vae").keys() == own.keys()
