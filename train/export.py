@@ -110,8 +110,10 @@ def _save_half(part: Any, folder: Path) -> None:
     part.save_pretrained(folder)
     # transformers takes the dtype on disk for the one to run in; diffusers' pipelines run in float32 unless told.
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)  # a path of the machine that trained it
     if "dtype" in config:
-        (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
+        config["dtype"] = "float32"
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name, value in part.named_parameters():
         value.data = kept[name]
 
