@@ -19,8 +19,8 @@ from diffgen.train.staples import STAPLES
 
 HELD_OUT = 195
 # Faces of people drown objects if every emoji counts the same, and signs are of little use in a picture.
-GROUP_WEIGHTS = {"people": 0.35, "symbols": 0.4}
-STAPLE_WEIGHT = 8.0
+GROUP_WEIGHTS = {"people": 0.6, "symbols": 0.6}
+STAPLE_WEIGHT = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
