@@ -24,7 +24,7 @@ Latents: TypeAlias = "Tensor"
 Residuals = Mapping[str, Any]
 Components = Mapping[str, Any]
 Cap = Literal[
-    "text_to_image", "image_to_image", "inpaint", "edit", "text_to_video", "image_to_video",
+    "text_to_image", "image_to_image", "inpaint", "edit", "text_to_video", "image_to_video", "keyframes", "frame_text",
     "negative_prompt", "guidance_embedding",
 ]  # fmt: skip
 

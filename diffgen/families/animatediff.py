@@ -1,4 +1,4 @@
-"""AnimateDiff on Stable Diffusion 1.x: a picture model whose U-Net has attention over time between its layers.
+"""AnimateDiff: a picture model of Stable Diffusion's kind, whose U-Net has attention over time between its layers.
 
 AnimateDiff, 2307.04725. Text, autoencoder and path are the picture model's; the motion modules were trained beside
 its frozen weights, so they fit every checkpoint of that family. They know a fixed number of positions in time, which
@@ -19,16 +19,18 @@ from diffgen.contracts import (
     Cap,
     Conditioning,
     Defaults,
+    Family,
     Latents,
     LatentSpec,
     Patch,
     Residuals,
     Step,
 )
-from diffgen.errors import UnsupportedError
-from diffgen.families.common import Parts
+from diffgen.errors import CheckpointError, UnsupportedError
+from diffgen.families import sdxl, stable_diffusion
+from diffgen.families.common import Parts, as_frames, from_frames
+from diffgen.families.motion import frames_of, insert, longest
 from diffgen.families.scheduler import read as read_scheduler
-from diffgen.families.stable_diffusion import StableDiffusion
 from diffgen.path import NoisePath, Prediction
 
 FRAMES = 16  # of the clips that the published motion modules were trained on
@@ -39,14 +41,15 @@ class AnimateDiff:
     """The networks of one checkpoint, and what they mean. Implements `diffgen.contracts.Family`.
 
     Args:
-        picture: the picture model, whose U-Net is diffusers' UNetMotionModel.
-        defaults: from the checkpoint's scheduler config.
+        picture: the picture model. Its U-Net has motion modules: put in by `diffgen.families.motion`, or it is
+            diffusers' UNetMotionModel.
+        defaults: what a clip is drawn with.
     """
 
-    picture: StableDiffusion
+    picture: Any
     defaults: Defaults
     name: str = "animatediff"
-    caps: frozenset[Cap] = frozenset({"text_to_video", "negative_prompt"})
+    caps: frozenset[Cap] = frozenset({"text_to_video", "frame_text", "negative_prompt"})
 
     @property
     def path(self) -> NoisePath:
@@ -58,7 +61,7 @@ class AnimateDiff:
 
     @property
     def spec(self) -> LatentSpec:
-        most = self.picture.unet.config.motion_max_seq_length
+        most = longest(self.picture.unet)
         return replace(self.picture.spec, frames=min(FRAMES, most), most_frames=most, fps=8.0)
 
     @property
@@ -86,36 +89,77 @@ class AnimateDiff:
         raise UnsupportedError(f"{self.name} takes no picture; given: {', '.join(sorted(visual))}")
 
     def encode(self, pixels: Tensor) -> Latents:
-        return self.picture.encode(pixels)
+        # A frame at a time, as in `decode`.
+        return torch.cat([self.picture.encode(pixels[:, :, k : k + 1]) for k in range(pixels.shape[2])], dim=2)
 
     def decode(self, z: Latents) -> Tensor:
         # A frame at a time: the autoencoder knows nothing of the others, and memory stays that of one picture.
         return torch.cat([self.picture.decode(z[:, :, k : k + 1]) for k in range(z.shape[2])], dim=2)
 
     def predict(self, x: Latents, step: Step, branch: Branch, residuals: Residuals) -> Latents:
-        hidden = branch.cond.text["hidden"].to(self.dtype)
-        out = self.picture.unet(
-            x.to(self.dtype),
-            torch.full((x.shape[0],), step.t, dtype=torch.float32, device=x.device),
-            encoder_hidden_states=hidden.repeat_interleave(x.shape[2], dim=0),
-            return_dict=False,
-            **residuals,
-        )[0]
-        return out.float()
+        """As the picture model, with all frames of all clips as its batch.
+
+        Text may be told frame by frame: "hidden" [batch, frames, tokens, width], and so all of it.
+        """
+        frames, unet = x.shape[2], self.picture.unet
+        cond = _per_frame(branch.cond, frames)
+        if not hasattr(unet, "motion_frames"):
+            out = unet(
+                x.to(self.dtype),
+                torch.full((x.shape[0],), step.t, dtype=torch.float32, device=x.device),
+                encoder_hidden_states=cond.text["hidden"].to(self.dtype),
+                return_dict=False,
+                **residuals,
+            )[0]
+            return out.float()  # type: ignore[no-any-return]
+        with frames_of(unet, frames):
+            rows = self.picture.predict(as_frames(x).unsqueeze(2), step, replace(branch, cond=cond), residuals)
+        return from_frames(rows.squeeze(2), x.shape[0])
 
     def safer(self) -> tuple[tuple[str, Patch], ...]:
         return self.picture.safer()
 
 
+def _per_frame(cond: Conditioning, frames: int) -> Conditioning:
+    """The conditioning with one row a frame: repeated, or the frame's own where the text has frames."""
+    text = cond.text
+    rows = cond.map(lambda tensor: tensor.repeat_interleave(frames, dim=0))
+    if text["hidden"].ndim == 4:
+        return replace(rows, text={name: tensor.flatten(0, 1) for name, tensor in text.items()})
+    return rows
+
+
+def with_motion(picture: Family, adapter: Any) -> AnimateDiff:
+    """The clip family of a picture model and a motion adapter. The picture model's U-Net is changed.
+
+    Raises:
+        CheckpointError: the model has no U-Net of that build, or draws no pictures of words alone.
+    """
+    unet = getattr(picture, "unet", None)
+    if unet is None or "text_to_image" not in picture.caps:
+        raise CheckpointError(
+            f"a motion module goes into Stable Diffusion or SDXL, as they are for pictures from words; "
+            f"this model is {picture.name}"
+        )
+    insert(unet, adapter)
+    kept = frozenset({"negative_prompt"}) & picture.caps
+    name = "animatediff-xl" if picture.name.startswith("sdxl") else "animatediff"
+    return AnimateDiff(
+        picture=picture, defaults=picture.defaults, name=name,
+        caps=frozenset({"text_to_video", "frame_text"}) | kept,
+    )  # fmt: skip
+
+
 def build(parts: Parts) -> AnimateDiff:
     """The family from a checkpoint's parts: a U-Net with its motion modules, or a plain one and a motion adapter."""
-    from diffusers import UNet2DConditionModel, UNetMotionModel
+    from diffusers import UNetMotionModel
 
-    path, prediction, defaults = read_scheduler(parts.configs.get("scheduler", {}))
     unet = parts["unet"]
-    if isinstance(unet, UNet2DConditionModel):
-        unet = UNetMotionModel.from_unet2d(unet, parts["motion_adapter"]).requires_grad_(False).eval()
-    picture = StableDiffusion(
+    if not isinstance(unet, UNetMotionModel):
+        kind = sdxl if "tokenizer_2" in parts.components else stable_diffusion
+        return with_motion(kind.build(parts), parts["motion_adapter"])
+    path, prediction, defaults = read_scheduler(parts.configs.get("scheduler", {}))
+    picture = stable_diffusion.StableDiffusion(
         unet=unet, vae=parts["vae"], text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"],
         path=path, prediction=prediction, defaults=defaults,
     )  # fmt: skip

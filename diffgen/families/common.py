@@ -43,12 +43,13 @@ class Parts:
         return self.components[name]
 
 
-def _as_frames(tensor: Tensor) -> Tensor:
+def as_frames(tensor: Tensor) -> Tensor:
     """[batch, channels, frames, h, w] to [batch * frames, channels, h, w]."""
     return tensor.transpose(1, 2).flatten(0, 1)
 
 
-def _from_frames(tensor: Tensor, batch: int) -> Tensor:
+def from_frames(tensor: Tensor, batch: int) -> Tensor:
+    """The inverse of `as_frames` for `batch` clips."""
     return tensor.unflatten(0, (batch, -1)).transpose(1, 2).contiguous()
 
 
@@ -58,14 +59,14 @@ def encode_frames(vae: Any, pixels: Tensor) -> Latents:
     Args:
         pixels: [batch, 3, frames, height, width] in -1..1.
     """
-    out = vae.encode(_as_frames(pixels).to(vae.dtype))
+    out = vae.encode(as_frames(pixels).to(vae.dtype))
     latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
-    return _from_frames(latents.float(), pixels.shape[0])
+    return from_frames(latents.float(), pixels.shape[0])
 
 
 def decode_frames(vae: Any, z: Latents) -> Tensor:
     """Pixels [batch, 3, frames, height, width], about -1..1, float32, of a picture autoencoder."""
-    return _from_frames(vae.decode(_as_frames(z).to(vae.dtype), return_dict=False)[0].float(), z.shape[0])
+    return from_frames(vae.decode(as_frames(z).to(vae.dtype), return_dict=False)[0].float(), z.shape[0])
 
 
 def encode_scaled(vae: Any, pixels: Tensor) -> Latents:
