@@ -26,13 +26,15 @@ _ALLOWED: set[str] = set()
 
 
 def settings(
-    prompt: str, negative: str, adapters: Sequence[Adapter | str | Path], folders: Sequence[Path | str]
-) -> dict[str, Any]:
+    prompt: str, negative: str, adapters: Sequence[Adapter | str | Path], folders: Sequence[Path | str],
+    *, allow_pickle: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """The setting "adapters" for adapters given and asked for by `<lora:...>` tags in the prompt; {} where none are.
 
     Args:
         adapters: adapters, paths, or texts as for `diffgen.adapters.parse`.
         folders: where tags look for their files.
+        allow_pickle: read those that are pickles, whoever asks for them.
 
     Raises:
         UsageError: a file is missing, a tag's name is unknown, or the negative prompt has a tag.
@@ -40,6 +42,8 @@ def settings(
     if extract_loras(negative)[1]:
         raise UsageError("the negative prompt has a LoRA tag; it acts on the whole picture, so write it in the prompt")
     chosen = (*as_adapters(adapters), *from_tags(extract_loras(prompt)[1], folders))
+    if allow_pickle:
+        chosen = tuple(replace(adapter, allow_pickle=True) for adapter in chosen)
     return {ADAPTERS: [_entry(adapter) for adapter in chosen]} if chosen else {}
 
 

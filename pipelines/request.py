@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from diffgen.checkpoints import Model
+from diffgen.checkpoints.replaced import PARTS
 from diffgen.contracts import Family
 from diffgen.errors import UnsupportedError, UsageError
 from diffgen.pipelines import adapting
@@ -32,14 +33,14 @@ def resolve(
     size: tuple[int, int] | None = None, steps: int | None = None, guidance: float | None = None,
     sampler: str | None = None, schedule: str | None = None, settings: Mapping[str, Any] | None = None,
     frames: int | None = None, fps: float | None = None, wordless: bool = False,
-    adapters: Sequence[Any] = (), adapter_folders: Sequence[Path | str] = (),
+    adapters: Sequence[Any] = (), adapter_folders: Sequence[Path | str] = (), allow_pickle: bool = False,
 ) -> tuple[Recipe, ...]:  # fmt: skip
     """One whole recipe a picture. Picture k has seed + k.
 
     A task that makes clips passes `frames`, and `fps` or None for the family's own. `wordless` tasks have a
     picture to go by, and may have an empty prompt.
 
-    `adapters` and `adapter_folders` are as for `diffgen.pipelines.adapting.settings`.
+    `adapters`, `adapter_folders` and `allow_pickle` are as for `diffgen.pipelines.adapting.settings`.
 
     A schedule of the user's own leaves the checkpoint's schedule settings behind, since they belong together.
 
@@ -68,11 +69,12 @@ def resolve(
     defaults = family.defaults
     steps = defaults.steps if steps is None else steps
     inherited = _inherited(family, schedule, sampler, (width, height, frames or 1, steps))
-    adapted = adapting.settings(prompt, negative, adapters, adapter_folders)
+    adapted = adapting.settings(prompt, negative, adapters, adapter_folders, allow_pickle=allow_pickle)
+    parts = {PARTS: model.parts} if model.parts else {}
     common = Recipe(
         task=task, prompt=prompt, negative=negative, width=width, height=height, frames=frames, fps=fps,
         steps=steps, guidance=defaults.guidance if guidance is None else guidance, sampler=sampler or defaults.sampler,
-        schedule=schedule or defaults.schedule, settings={**inherited, **fixed, **adapted, **(settings or {})},
+        schedule=schedule or defaults.schedule, settings={**inherited, **fixed, **adapted, **parts, **(settings or {})},
         model=model.name, model_hash=model.hash, dtype=str(family.dtype).removeprefix("torch."),
         device=family.device.type, versions=installed_versions(),
         # On the CPU sums are split among the threads, so their number decides the last bits.

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 
 from diffgen import noise, perturbation, samplers, schedules
+from diffgen.checkpoints.replaced import PARTS
 from diffgen.contracts import Conditioning, Family, Guidance, Patch, Sampler
 from diffgen.errors import UsageError, unknown
 from diffgen.guidance import CFG, PUSHES, Perturbed
@@ -57,6 +58,11 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
     steps = family.defaults.steps if recipe.steps is None else recipe.steps
     levels = schedules.levels(schedule, family.path, steps, placed)
     scale = family.defaults.guidance if recipe.guidance is None else recipe.guidance
+    if TRUE_CFG in settings and "guidance_embedding" not in family.caps:
+        raise UsageError(
+            f"{family.name} takes no true_cfg (--true-cfg): its guidance, now {scale:g}, is classifier-free already; "
+            "true_cfg is for models with the scale built in, such as flux-dev and hunyuan-video"
+        )
     if "guidance_embedding" in family.caps:
         # The network takes the scale as an input; classifier-free guidance on top is asked for by name.
         scale = settings.pop(TRUE_CFG, 1.0)
@@ -67,7 +73,7 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
         own = {name: f"guidance_{name}" for name in push.settings}
         chosen["tuning"] = {name: settings.pop(key) for name, key in own.items() if key in settings}
     guidance = _perturbed(guide(scale=scale, **chosen), settings)
-    strange = sorted(set(settings) - {*TEXT_SETTINGS, NOISE, adapting.ADAPTERS})
+    strange = sorted(set(settings) - {*TEXT_SETTINGS, NOISE, adapting.ADAPTERS, PARTS})
     if strange:
         known = [*(info.settings if info else ()), *SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS, *TEXT_SETTINGS, NOISE]
         raise unknown(f"setting for sampler {name!r} and schedule {schedule!r}", strange[0], known)

@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from diffgen.adapters.blocks import parse_blocks
 from diffgen.errors import CheckpointError, UsageError
 from diffgen.prompts.language import LoraTag
 
@@ -86,22 +87,26 @@ class Adapter:
 
 
 def parse(text: str) -> Adapter:
-    """`FILE`, `FILE:0.8` or `FILE:0.8:0.5`: strength on the denoisers, and on the text encoders.
+    """`FILE`, `FILE:0.8`, `FILE:0.8:0.5`: strength on the denoisers, and on the text encoders; `:lbw=...` may follow.
 
-    >>> a = parse("style.safetensors:0.8:0.5")
-    >>> a.name, a.strength, a.text_strength
-    ('style', 0.8, 0.5)
+    >>> a = parse("style.safetensors:0.8:0.5:lbw=IN04=0.5,MID=0")
+    >>> a.name, a.strength, a.text_strength, a.blocks
+    ('style', 0.8, 0.5, {'IN04': 0.5, 'MID': 0.0})
+
+    Raises:
+        UsageError: the block weights behind "lbw=" cannot be read.
     """
     number = r"[+-]?(?:\d+\.?\d*|\.\d+)"
-    found = re.fullmatch(rf"(.+?)(?::({number}))?(?::({number}))?", text)
+    found = re.fullmatch(rf"(.+?)(?::({number}))?(?::({number}))?(?::lbw=(.*))?", text)
     if found is None or Path(text).exists():
         # A colon is allowed in file names.
         return Adapter(Path(text))
-    path, strength, text_strength = found.groups()
+    path, strength, text_strength, blocks = found.groups()
     return Adapter(
         Path(path),
         strength=1.0 if strength is None else float(strength),
         text_strength=None if text_strength is None else float(text_strength),
+        blocks={} if blocks is None else parse_blocks(blocks),
     )
 
 
@@ -146,7 +151,13 @@ def from_tags(tags: Sequence[LoraTag], folders: Sequence[Path | str]) -> tuple[A
     Raises:
         UsageError: as `find`.
     """
-    return tuple(Adapter(find(tag.name, folders), strength=tag.unet, text_strength=tag.te) for tag in tags)
+    return tuple(
+        Adapter(
+            find(tag.name, folders), strength=tag.unet, text_strength=tag.te,
+            blocks=parse_blocks(tag.blocks) if tag.blocks else {},
+        )
+        for tag in tags
+    )  # fmt: skip
 
 
 def sha256(file: Path) -> str:

@@ -135,7 +135,7 @@ def _place(adapter: Adapter, contents: Contents, group: Group, target: Target, f
 
 
 def _check_blocks(adapter: Adapter, found: Match, targets: Mapping[str, Target]) -> None:
-    """Refuses block patterns that decide for no layer of the file.
+    """Refuses block patterns that mean no layer of the file, nor any other layer of the model.
 
     Raises:
         UsageError: there is one.
@@ -145,6 +145,10 @@ def _check_blocks(adapter: Adapter, found: Match, targets: Mapping[str, Target])
     layers = {(component, change.piece.layer) for (component, _), own in found.changes.items() for change in own}
     known = [(component, targets[component].names.known_as[layer]) for component, layer in layers]
     used = {weight_of(adapter.blocks, component, names)[1] for component, names in known}
+    if idle := {name: 1.0 for name in adapter.blocks if name not in used}:
+        # A list of all blocks is right for a file that changes some of them.
+        every = ((target.component, names) for target in targets.values() for names in target.names.known_as.values())
+        used |= {weight_of({name: 1.0}, *one)[1] for one in every for name in idle}
     check_used(adapter.file.name, adapter.blocks, used, (layer for _, layer in layers))
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffgen.app import outputs, values
+from diffgen.app import adapters, outputs, values
 from diffgen.app.display import new_display
 from diffgen.app.drawing import Report, draw
+from diffgen.app.loading import Loading, takes_loading
 from diffgen.errors import UsageError
 from diffgen.media.files import readable_name
 
@@ -64,12 +65,9 @@ Settings = Annotated[
     list[str] | None,
     _option("--set", panel=HOW, metavar="NAME=VALUE", help="A setting of the sampler, schedule or guidance."),
 ]
-Lora = Annotated[
-    list[str] | None,
-    _option("--lora", panel=HOW, metavar="FILE[:0.8]", help="A LoRA or an embedding, and its strength; repeatable."),
-]
-LoraDir = Annotated[
-    list[Path] | None, _option("--lora-dir", panel=HOW, metavar="DIR", help="Where <lora:name:0.8> in a prompt looks.")
+TrueCfg = Annotated[
+    float | None,
+    _option("--true-cfg", panel=HOW, help="Classifier-free guidance on top, where the model has the scale built in."),
 ]
 ClipSkip = Annotated[
     int | None, _option("--clip-skip", panel=HOW, help="Text layer to read, counted from the end; 1 is the last.")
@@ -81,7 +79,9 @@ Format = Annotated[str | None, _option("--format", panel=FILES, help="png, jpeg 
 Quality = Annotated[int, _option("--quality", panel=FILES, help="Of JPEG and WebP, 1 to 100.")]
 Force = Annotated[bool, _option("--force", panel=FILES, help="Overwrite files.")]
 Sheet = Annotated[bool, _option("--sheet/--no-sheet", panel=FILES, help="A page with all pictures, if several.")]
-ModelName = Annotated[str, _option("--model", panel=RUN, help="'box', or a diffusers folder; see: diffgen models.")]
+ModelName = Annotated[
+    str, _option("--model", panel=RUN, help="'box', a weight file or a diffusers folder; see: diffgen models.")
+]
 Batch = Annotated[int, _option("--batch", panel=RUN, help="Pictures drawn together.")]
 Dtype = Annotated[str, _option("--dtype", panel=RUN, help="float32, bfloat16, float16 or auto.")]
 Device = Annotated[str, _option("--device", panel=RUN, help="cpu, cuda, mps or auto.")]
@@ -102,14 +102,15 @@ class Draft:
     extra: dict[str, str]
 
 
+@takes_loading
 def image(
     prompts: Prompts, negative: Negative = "", size: Size = None, seed: Seed = None, count: Count = 1,
-    wildcards: Wildcards = None, steps: Steps = None, guidance: Guidance = None, sampler: SamplerName = None,
-    schedule: ScheduleName = None, set_: Settings = None, clip_skip: ClipSkip = None, lora: Lora = None,
-    lora_dir: LoraDir = None, output: Output = None,
-    format: Format = None, quality: Quality = 95, force: Force = False, sheet: Sheet = True,
+    wildcards: Wildcards = None, steps: Steps = None, guidance: Guidance = None, true_cfg: TrueCfg = None,
+    sampler: SamplerName = None, schedule: ScheduleName = None, set_: Settings = None, clip_skip: ClipSkip = None,
+    lora: adapters.Lora = None, lora_dir: adapters.LoraDir = None, embedding: adapters.Embedding = None,
+    output: Output = None, format: Format = None, quality: Quality = 95, force: Force = False, sheet: Sheet = True,
     model: ModelName = "box", batch: Batch = 1, dtype: Dtype = "auto", device: Device = "auto",
-    strict: Strict = False, json: Json = False, preview: Preview = None,
+    strict: Strict = False, json: Json = False, preview: Preview = None, *, loading: Loading,
 ) -> None:  # fmt: skip
     """Draw pictures from prompts.
 
@@ -125,12 +126,15 @@ def image(
       diffgen image "a (small:1.3) house" --sampler euler_ancestral --set eta=0.5
       diffgen image "a lamp" --count 4 --batch 4 --json -o lamps.npz
       diffgen image "a castle" --model sd15/ --lora ink.safetensors:0.7
+      diffgen image "a pier" --model flux1-dev.safetensors --vae ae.safetensors
+        --text-encoder clip_l.safetensors --text-encoder t5xxl_fp16.safetensors
+        --tokenizer t5/ --true-cfg 2 --negative "people"
     """
-    options = _options(size, steps, guidance, sampler, schedule, set_ or [], clip_skip)
-    options |= {"adapters": lora or [], "adapter_folders": lora_dir or []}
+    options = _options(size, steps, guidance, sampler, schedule, set_ or [], clip_skip, true_cfg)
+    options |= adapters.options(lora, lora_dir, embedding, allow_pickle=loading.allow_pickle)
     values.check_least("count", count, 1)
     values.check_least("batch", batch, 1)
-    _check_machine(model, dtype)
+    check_machine(model, dtype, loading)
     drafts = plan(prompts, negative, seed, count, wildcards or [])
     names = [readable_name(draft.prompt, draft.seed) for draft in drafts]
     target = outputs.plan(output, names, format=format, quality=quality, force=force)
@@ -138,10 +142,12 @@ def image(
     with target.ready(), new_display(len(drafts), preview) as screen:
         from diffgen.app.startup import load_model
 
-        loaded = load_model(model, dtype=dtype, device=device)
+        loaded = load_model(model, dtype=dtype, device=device, strict=strict, **loading.options())
         from diffgen.pipelines import stream
 
+        report.remark(loaded.notes)
         recipes = recipes_of(loaded, drafts, options)
+        adapters.tell(loaded, recipes, as_json=json)
         screen.begin(loaded.family, recipes)
         draw(stream(loaded, recipes, batch=batch), target, report, screen, sheet=sheet)
     report.close(strict)
@@ -149,7 +155,7 @@ def image(
 
 def _options(
     size: str | None, steps: int | None, guidance: float | None, sampler: str | None, schedule: str | None,
-    pairs: Sequence[str], clip_skip: int | None,
+    pairs: Sequence[str], clip_skip: int | None, true_cfg: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What `pipelines.prepare` takes, checked as far as that needs no model."""
     from diffgen.spelling import canonical
@@ -157,17 +163,18 @@ def _options(
     canonical(sampler, schedule)
     values.check_least("steps", steps, 1)
     values.check_least("guidance", guidance, 0)
+    values.check_least("true-cfg", true_cfg, 0)
     return {
         "size": values.size_of(size), "steps": steps, "guidance": guidance, "sampler": sampler,
-        "schedule": schedule, "settings": values.settings_of(pairs, clip_skip),
+        "schedule": schedule, "settings": values.settings_of(pairs, clip_skip, true_cfg),
     }  # fmt: skip
 
 
-def _check_machine(model: str, dtype: str) -> None:
-    from diffgen.checkpoints import find
+def check_machine(model: str, dtype: str, loading: Loading) -> None:
+    """Refuses a model or a part that is not there, and an unknown dtype."""
     from diffgen.checkpoints.load import dtype_name
 
-    find(model)
+    loading.check(model)
     if dtype != "auto":
         dtype_name(dtype)
 
@@ -210,7 +217,4 @@ def recipes_of(model: Model, drafts: Sequence[Draft], options: dict[str, Any]) -
             texts = {"prompt": draft.prompt, "negative": draft.negative}
             resolved[draft.prompt, draft.negative] = prepare(model, **texts, seed=draft.seed, **options)[0]
     made = [(draft, resolved[draft.prompt, draft.negative]) for draft in drafts]
-    return [
-        replace(recipe, seed=draft.seed, extra={**recipe.extra, **draft.extra})
-        for draft, recipe in made
-    ]
+    return [replace(recipe, seed=draft.seed, extra={**recipe.extra, **draft.extra}) for draft, recipe in made]

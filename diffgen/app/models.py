@@ -1,11 +1,11 @@
-"""`diffgen models`: what can be drawn with. Reads small JSON files only, and imports neither torch nor weights."""
+"""`diffgen models`: what can be drawn with. Reads headers and small JSON files only, and imports no torch."""
 
 from __future__ import annotations
 
 import json as encoder
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +14,11 @@ import typer
 from diffgen.app.tables import print_table
 from diffgen.checkpoints.fingerprint import weight_files
 from diffgen.checkpoints.load import BOX, find
-from diffgen.errors import UsageError
+from diffgen.errors import CheckpointError, UsageError
 
 DEFAULT = Path("models")
 DEPTH = 3  # folders below the given one; hubs keep checkpoints in owner/name
+FILES, PICKLES = (".safetensors", ".gguf"), (".ckpt", ".pt", ".pth")
 
 Folders = Annotated[
     list[Path] | None, typer.Option("--dir", metavar="DIR", help="Where to look; repeatable. Default: ./models.")
@@ -27,19 +28,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A model: `model` is what --model takes, `pipeline` its class in diffusers, `size` the bytes of its weights."""
+    """A model: `model` is what --model takes, `size` the bytes of its weights.
+
+    `pipeline` is a folder's class in diffusers, or what a single file holds.
+    """
 
     model: str
     pipeline: str
     size: int
     problem: str = ""
 
+    @property
+    def name(self) -> str:
+        """What recipes call it."""
+        path = Path(self.model)
+        return path.stem if path.suffix.lower() in (*FILES, *PICKLES) else path.name
+
 
 def models(dir_: Folders = None, json: Json = False) -> None:
     """List the models on this machine.
 
-    The model in the box comes first, then every diffusers folder below the
-    folders given with --dir.
+    The model in the box comes first, then every diffusers folder and every
+    file with a denoiser below the folders given with --dir.
 
     Examples:
       diffgen models
@@ -75,17 +85,41 @@ def listing(folders: list[Path] | None = None) -> Iterator[Found]:
                 continue
             raise UsageError(f"there is no folder {folder} to look for models in")
         for path in _checkpoints(folder, DEPTH):
-            yield _describe(str(path), path)
+            found = _describe_file(path) if path.is_file() else _describe(str(path), path)
+            if found is not None:
+                yield found
 
 
 def _checkpoints(folder: Path, depth: int) -> Iterator[Path]:
     if (folder / "model_index.json").is_file():
         yield folder
         return
-    if depth:
-        below = [Path(entry) for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
-        for path in sorted(below):
+    below = sorted(Path(entry) for entry in os.scandir(folder) if not entry.name.startswith("."))
+    if any(path.name == "config.json" for path in below):
+        return  # a component by itself; its weights are no model
+    for path in below:
+        if path.is_file() and path.suffix.lower() in (*FILES, *PICKLES):
+            yield path
+        elif path.is_dir() and depth:
             yield from _checkpoints(path, depth - 1)
+
+
+def _describe_file(path: Path) -> Found | None:
+    """A weight file; None where it holds no denoiser, such as a LoRA or an autoencoder."""
+    from diffgen.checkpoints.headers import read_header
+    from diffgen.checkpoints.recognise import recognise
+
+    found = Found(model=str(path), pipeline="", size=path.stat().st_size)
+    if path.suffix.lower() in PICKLES:
+        return replace(found, problem="a pickle; --allow-pickle reads it, and runs no code in it")
+    try:
+        parts = recognise(read_header(path))
+    except CheckpointError as error:
+        return replace(found, problem=str(error).removeprefix(f"{path} "))
+    if not parts or parts[0].row.role != "denoiser":
+        return None
+    whole = {"vae", "text"} <= {part.row.role for part in parts}
+    return replace(found, pipeline=parts[0].row.title + ("" if whole else ", the denoiser alone"))
 
 
 def _describe(model: str, path: Path) -> Found:

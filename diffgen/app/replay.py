@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as encoder
 import math
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffgen.app import outputs, values
+from diffgen.app import adapters, outputs, values
 from diffgen.app.display import new_display, note
 from diffgen.app.drawing import Report, draw
 from diffgen.app.errors import Differs
+from diffgen.app.loading import Loading, takes_loading
 from diffgen.errors import UsageError
 from diffgen.media.files import readable_name
 from diffgen.recipe import Recipe, differences, installed_versions
@@ -31,7 +33,8 @@ ALIKE = 30.0  # dB; JPEG and WebP at quality 80 keep more than this of nearly ev
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A picture that diffgen made.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare with the file; 1 where they differ.")]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="'box', or a diffusers folder; default: the one in the recipe.")
+    str | None,
+    typer.Option("--model", help="'box', a weight file or a diffusers folder; default: the one in the recipe."),
 ]
 Output = Annotated[str | None, typer.Option("--output", "-o", metavar="PATH", help="A picture file or a folder.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the file.")]
@@ -54,34 +57,39 @@ class Verdict:
         return self.same or (self.lossy and self.psnr >= ALIKE)
 
 
+@takes_loading
 def replay(
     file: File, verify: Verify = False, model: ModelName = None, output: Output = None, force: Force = False,
-    json: Json = False, preview: Preview = None,
+    lora_dir: adapters.LoraDir = None, json: Json = False, preview: Preview = None, *, loading: Loading,
 ) -> None:  # fmt: skip
     """Draw a picture again from its own recipe.
 
     With --verify the new picture is compared with the file, and saved only
     if -o is given. Where they differ it exits with 1 and says what is
-    otherwise here: the model, a version, the device, the threads.
+    otherwise here: the model, a version, the device, the threads. What took
+    the place of the model's own parts is loaded again from where it was.
 
     Examples:
       diffgen replay apple.png --verify
       diffgen replay apple.png -o again.png
       diffgen replay apple.png --model models/finer -o finer.png
+      diffgen replay castle.png --vae moved/vae.safetensors --lora-dir loras/
     """
     recipe = recipe_in(file)
     where = model or model_of(recipe)
+    parts = parts_of(recipe, where, loading)
     target = None
     if output is not None or not verify:
         target = outputs.plan(output, [readable_name(recipe.prompt, recipe.seed)], force=force)
     report = Report(as_json=json)
     with target.ready() if target else nullcontext(), new_display(1, preview) as screen:
-        loaded = load_for(recipe, where)
+        loaded = load_for(recipe, where, parts)
         from diffgen.pipelines import replay as again
 
+        report.remark(loaded.notes)
         wanted = complete(recipe, loaded, file)
         screen.begin(loaded.family, [])
-        picture = again(loaded, wanted)
+        picture = again(loaded, wanted, folders=lora_dir or (), allow_pickle=loading.allow_pickle)
         if target is not None:
             draw([replace(picture, index=0)], target, report, screen)
     otherwise = differences(recipe, here(recipe, loaded))
@@ -116,7 +124,7 @@ def recipe_in(file: Path) -> Recipe:
 
 
 def model_of(recipe: Recipe) -> str:
-    """Where the recipe's model is: the box, or the folder below ./models that has its name.
+    """Where the recipe's model is: the box, or the folder or file below ./models that has its name.
 
     Raises:
         UsageError: it is not there.
@@ -127,19 +135,36 @@ def model_of(recipe: Recipe) -> str:
     if recipe.model in (None, BOX):
         return BOX
     for found in listing():
-        if Path(found.model).name == recipe.model:
+        if found.name == recipe.model:
             return found.model
     raise UsageError(f"the picture was made with the model {recipe.model!r}; say where it is with --model")
 
 
-def load_for(recipe: Recipe, where: str) -> Model:
+def parts_of(recipe: Recipe, where: str, loading: Loading) -> dict[str, Any]:
+    """What `diffgen.load` is to be told besides the model: the recipe's own parts, over which the options count.
+
+    Raises:
+        CheckpointError, UsageError: the model or a part is missing, or a part is another file than then.
+    """
+    from diffgen.checkpoints.load import find
+    from diffgen.checkpoints.replaced import PARTS, recall
+
+    loading.check(where)
+    given, recorded = loading.options(), recipe.settings.get(PARTS)
+    if not recorded:
+        return given
+    if not loading.download and find(where)[0] != recipe.model:
+        note(f"the parts of {recipe.model} ({', '.join(recorded)}) are not used with {where}")
+        return given
+    return recall(recorded, given)
+
+
+def load_for(recipe: Recipe, where: str, parts: Mapping[str, Any]) -> Model:
     """The model in the recipe's dtype, on its device where this machine has it, with its number of threads."""
     from diffgen.app.startup import load_model
-    from diffgen.checkpoints import find
 
-    find(where)
     # Where the device is missing here, that is told with the other differences.
-    loaded = load_model(where, dtype=recipe.dtype or "auto", device=recipe.device or "auto", anywhere=True)
+    loaded = load_model(where, dtype=recipe.dtype or "auto", device=recipe.device or "auto", anywhere=True, **parts)
     if recipe.threads and loaded.family.device.type == "cpu" and recipe.threads <= (os.cpu_count() or 1):
         import torch
 

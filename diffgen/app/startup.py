@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffgen.errors import UsageError
 
@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     from diffgen.checkpoints import Model
 
 
-def load_model(model: str | None, *, dtype: str = "auto", device: str = "auto", anywhere: bool = False) -> Model:
+def load_model(
+    model: str | None, *, dtype: str = "auto", device: str = "auto", anywhere: bool = False, **parts: Any
+) -> Model:  # fmt: skip
     """`diffgen.load`, imports included, without Python's garbage collector running in between.
 
     Importing torch and diffusers makes some two million objects that all stay, and the collector looks at
     them again and again, once more at exit. Pausing it, then putting what is there out of its sight, takes a
     fifth off the time of the imports. Only for a process that ends with its command.
 
-    `anywhere` takes the device of "auto" where this machine has no such device. Raises as `diffgen.load`.
+    `anywhere` takes the device of "auto" where this machine has no such device; `parts` are further arguments
+    for `diffgen.load`. Raises as that does.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -33,7 +36,7 @@ def load_model(model: str | None, *, dtype: str = "auto", device: str = "auto", 
             if not anywhere:
                 raise
             device = "auto"
-        return load(model, dtype=dtype, device=device)
+        return load(model, dtype=dtype, device=device, **parts)
     finally:
         gc.freeze()
         if enabled:

@@ -32,7 +32,9 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
-def settings_of(pairs: Sequence[str], clip_skip: int | None = None) -> dict[str, Any]:
+def settings_of(
+    pairs: Sequence[str], clip_skip: int | None = None, true_cfg: float | None = None
+) -> dict[str, Any]:  # fmt: skip
     """{"eta": 0.5, ...} from "eta=0.5" and the like; the last of a name wins.
 
     Raises:
@@ -44,8 +46,8 @@ def settings_of(pairs: Sequence[str], clip_skip: int | None = None) -> dict[str,
         if not equals or not key.strip():
             raise UsageError(f"--set takes name=value, such as eta=0.5; got {pair!r}")
         found[key.strip()] = _value(text.strip())
-    if clip_skip is not None:
-        found["clip_skip"] = clip_skip
+    more = {"clip_skip": clip_skip, "true_cfg": true_cfg}
+    found |= {name: value for name, value in more.items() if value is not None}
     check_settings(found)
     return found
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffgen.app import adapters, values
 from diffgen.app import image as pictures
-from diffgen.app import values
 from diffgen.app.display import new_display
 from diffgen.app.drawing import Report
 from diffgen.app.errors import Interrupted
-from diffgen.app.image import FILES, HOW, LOOK, _option
+from diffgen.app.image import FILES, LOOK, _option
+from diffgen.app.loading import Loading, takes_loading
 from diffgen.errors import UsageError
 from diffgen.media.files import check_writable, next_free_path, readable_name
 
@@ -26,21 +27,20 @@ Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What is to happen
 Frames = Annotated[int | None, _option("--frames", panel=LOOK, help="Frames of the clip.")]
 Fps = Annotated[float | None, _option("--fps", panel=LOOK, help="Frames a second.")]
 First = Annotated[Path | None, _option("--from", panel=LOOK, metavar="IMAGE", help="The first frame.")]
-TrueCfg = Annotated[
-    float | None,
-    _option("--true-cfg", panel=HOW, help="Classifier-free guidance on top, where the model has the scale built in."),
-]
 Output = Annotated[str | None, _option("--output", "-o", panel=FILES, metavar="PATH", help="A .npz file.")]
 
 
+@takes_loading
 def video(
     prompt: Prompt, negative: pictures.Negative = "", from_: First = None, frames: Frames = None, fps: Fps = None,
     size: pictures.Size = None, seed: pictures.Seed = None, count: pictures.Count = 1, steps: pictures.Steps = None,
-    guidance: pictures.Guidance = None, true_cfg: TrueCfg = None, sampler: pictures.SamplerName = None,
-    schedule: pictures.ScheduleName = None, set_: pictures.Settings = None, output: Output = None,
+    guidance: pictures.Guidance = None, true_cfg: pictures.TrueCfg = None, sampler: pictures.SamplerName = None,
+    schedule: pictures.ScheduleName = None, set_: pictures.Settings = None,
+    lora: adapters.Lora = None, lora_dir: adapters.LoraDir = None, embedding: adapters.Embedding = None,
+    output: Output = None,
     force: pictures.Force = False, model: pictures.ModelName = "box", batch: pictures.Batch = 1,
     dtype: pictures.Dtype = "auto", device: pictures.Device = "auto", strict: pictures.Strict = False,
-    json: pictures.Json = False,
+    json: pictures.Json = False, *, loading: Loading,
 ) -> None:  # fmt: skip
     """Draw clips from a prompt, with a clip model.
 
@@ -51,23 +51,24 @@ def video(
       diffgen video "a cat runs" --model path/to/wan --frames 33 -o cat.npz
       diffgen video "it waves" --from hand.png --model path/to/ltx -o wave.npz
     """
-    options = pictures._options(size, steps, guidance, sampler, schedule, set_ or [], None)
+    options = pictures._options(size, steps, guidance, sampler, schedule, set_ or [], None, true_cfg)
+    options |= adapters.options(lora, lora_dir, embedding, allow_pickle=loading.allow_pickle)
     options |= {"frames": frames, "fps": fps, "negative": negative, "seed": seed, "count": count}
-    if true_cfg is not None:
-        options["settings"]["true_cfg"] = true_cfg
     for name, number in (("count", count), ("batch", batch), ("frames", frames)):
         values.check_least(name, number, 1)
     if fps is not None and not fps > 0:
         raise UsageError(f"fps must be above 0; got {fps}")
-    pictures._check_machine(model, dtype)
+    pictures.check_machine(model, dtype, loading)
     path = _target(output, prompt, force)
     given = None if from_ is None else _first_frame(from_)
     report = Report(as_json=json)
     with new_display(count, False) as screen:
         from diffgen.app.startup import load_model
 
-        loaded = load_model(model, dtype=dtype, device=device)
+        loaded = load_model(model, dtype=dtype, device=device, strict=strict, **loading.options())
+        report.remark(loaded.notes)
         recipes, events = _begin(loaded, prompt, given, options, batch)
+        adapters.tell(loaded, recipes, as_json=json)
         screen.begin(loaded.family, recipes)
         _draw(events, path, report, screen, force)
     report.close(strict)

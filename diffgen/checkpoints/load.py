@@ -5,15 +5,16 @@ torch and the network libraries are imported by `load` itself, so that finding a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from diffgen.checkpoints.fingerprint import fingerprint
+from diffgen.checkpoints.replaced import record
 from diffgen.contracts import Family
 from diffgen.errors import CheckpointError, UsageError, unknown
 
@@ -34,6 +35,7 @@ class Model:
         path: the file or folder with the denoiser.
         others: files and folders that gave further parts, in a fixed order.
         notes: what was found in the files and not used.
+        given: what `load` was given besides the path, by the names of its arguments.
     """
 
     family: Family
@@ -41,6 +43,12 @@ class Model:
     path: Path
     others: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def parts(self) -> dict[str, Any]:
+        """What was loaded in place of the checkpoint's own, with hashes; part of every recipe where it is not empty."""
+        return record(self.given)
 
     @cached_property
     def hash(self) -> str:
@@ -147,7 +155,7 @@ def load(
     files = Files(
         main=path, denoiser_2=_path(denoiser_2), vae=_path(vae),
         text_encoder=[Path(text).expanduser() for text in texts], image_encoder=_path(image_encoder),
-        tokenizer=_path(tokenizer), config=_path(config), kind=kind, prediction=_prediction(prediction),
+        tokenizer=_path(tokenizer), config=_path(config), kind=kind, prediction=prediction_name(prediction),
         allow_pickle=allow_pickle,
     )  # fmt: skip
     with _no_progress_bars():
@@ -159,14 +167,22 @@ def load(
     if strict and notes:
         raise CheckpointError(f"{path}: {'; '.join(notes)} (strict)")
     family = families.build(parts)
-    return Model(_with_own_defaults(path, family), name, path, files.all[1:], notes)
+    given = {"vae": files.vae, "text_encoder": files.text_encoder, "image_encoder": files.image_encoder,
+             "denoiser_2": files.denoiser_2, "tokenizer": files.tokenizer, "config": files.config, "kind": kind,
+             "prediction": files.prediction}  # fmt: skip
+    return Model(_with_own_defaults(path, family), name, path, files.all[1:], notes, given)
 
 
 def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given).expanduser()
 
 
-def _prediction(given: str | None) -> str | None:
+def prediction_name(given: str | None) -> str | None:
+    """The full name of a prediction given by its full or short name; None stays None.
+
+    Raises:
+        UsageError: there is no such prediction.
+    """
     if given is None:
         return None
     full = {"eps": "epsilon", "v": "v_prediction"}.get(given, given)

@@ -45,11 +45,15 @@ BREAK = Span(text="", is_break=True)
 
 @dataclass(frozen=True, kw_only=True)
 class LoraTag:
-    """`<lora:name:te:unet>`: the strength on text encoder and denoiser, both 1.0 when not given."""
+    """`<lora:name:te:unet>`: the strength on text encoder and denoiser, both 1.0 when not given.
+
+    `blocks` is what stands behind "lbw=", the block weights, in A1111's words.
+    """
 
     name: str
     unet: float = 1.0
     te: float = 1.0
+    blocks: str = ""
 
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
@@ -130,8 +134,8 @@ def extract_loras(text: str) -> tuple[str, tuple[LoraTag, ...]]:
     """Take the LoRA tags out of a prompt.
 
     `<lora:name>`, `<lora:name:0.8>` (both strengths), `<lora:name:te:unet>` in the webui's order, and by
-    name `<lora:name:te=0.5:unet=1>`. Tags stay in the order written; a name may occur twice. Any other
-    `<...>` is text.
+    name `<lora:name:te=0.5:unet=1>`; `lbw=` brings block weights. Tags stay in the order written; a name may
+    occur twice. Any other `<...>` is text.
 
     Returns: the text without the tags, spaces around them kept, and the tags.
     Raises:
@@ -144,7 +148,8 @@ def extract_loras(text: str) -> tuple[str, tuple[LoraTag, ...]]:
 def _lora(tag: str, fields: list[str]) -> LoraTag:
     name, *rest = (field.strip() for field in fields)
     strengths: dict[str, float] = {}
-    for position, field in enumerate(rest):
+    blocks = "".join(field[4:] for field in rest if field.startswith("lbw="))
+    for position, field in enumerate(field for field in rest if not field.startswith("lbw=")):
         key, given, value = field.rpartition("=")
         key = key if given else ("te", "unet", "")[min(position, 2)]
         if key not in ("te", "unet"):
@@ -158,4 +163,4 @@ def _lora(tag: str, fields: list[str]) -> LoraTag:
     if not name:
         raise UsageError(f"{tag} names no LoRA; write <lora:name:0.8>")
     te = strengths.get("te", 1.0)
-    return LoraTag(name=name, te=te, unet=strengths.get("unet", te))
+    return LoraTag(name=name, te=te, unet=strengths.get("unet", te), blocks=blocks)
