@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# A part of the latents along frames, rows and columns: a slice of each, or the indices, which may go round.
+Window: TypeAlias = tuple[slice | tuple[int, ...], slice | tuple[int, ...], slice | tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +18,8 @@ class Conditioning:
     """What the network is told besides the latents and the time. Every tensor has the batch first.
 
     Attributes:
-        text: named text tensors, such as "hidden" [batch, tokens, width], "pooled" [batch, width], "mask".
+        text: named text tensors, such as "hidden" [batch, tokens, width], "pooled" [batch, width], "mask". Families
+            with the capability "frame_text" may be told frame by frame: all of it then has the frames second.
         concat: latents laid beside `x` along the channels (inpainting, Wan image-to-video).
         reference: latents given as further tokens (instruction editing).
         vision: image-encoder tokens [batch, tokens, width].
@@ -42,6 +46,21 @@ class Conditioning:
         """The batch `count` times over."""
         return self.map(lambda tensor: tensor.repeat(count, *[1] * (tensor.ndim - 1)))
 
+    @property
+    def by_frame(self) -> bool:
+        """Whether the text differs from frame to frame."""
+        return "hidden" in self.text and self.text["hidden"].ndim == 4
+
+    def within(self, window: Window) -> Conditioning:
+        """What belongs to a part of the latents: everything that has frames, rows and columns is cut to it."""
+
+        def cut(tensor: Tensor) -> Tensor:
+            return _cut(tensor, window, range(2, 5)) if tensor.ndim == 5 else tensor
+
+        parts = {"concat": self.concat, "clean": self.clean, "extra": self.extra}
+        text = {k: _cut(v, window[:1], range(1, 2)) for k, v in self.text.items()} if self.by_frame else self.text
+        return replace(self, text=text, **{name: _map(value, cut) for name, value in parts.items()})
+
     def joins(self, other: Conditioning) -> bool:
         """Whether both can be stacked into one batch: the same tensors of the same shapes."""
         return _shapes(self) == _shapes(other)
@@ -51,6 +70,16 @@ class Conditioning:
         """One batch of all the parts, in order. Every pair must satisfy `joins`."""
         columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Conditioning)}
         return Conditioning(**{name: _join(column) for name, column in columns.items()})
+
+
+def _cut(tensor: Tensor, parts: Sequence[slice | tuple[int, ...]], axes: Sequence[int]) -> Tensor:
+    """The parts of a tensor along its axes. One that is 1 along an axis holds for all of it."""
+    for axis, part in zip(axes, parts, strict=True):
+        if tensor.shape[axis] > 1:
+            # A list, since a tuple would be one index for each axis.
+            index = part if isinstance(part, slice) else list(part)
+            tensor = tensor[(slice(None),) * axis + (index,)]
+    return tensor
 
 
 def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from diffgen.conditioning import Conditioning as Conditioning
+from diffgen.conditioning import Window as Window
 from diffgen.path import NoisePath, Prediction
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Step:
     """One interval of the walk from noise to the clean sample, read at its start or, through `at`, anywhere.
 
     `alpha`, `sigma` and `t` belong to `level`; `next_alpha` and `next_sigma` to `next_level`. All are plain
-    floats, computed before the loop. `window` is the slice of frames or tiles being predicted, if any.
+    floats, computed before the loop. `window` is the part of the frames, rows and columns being predicted, if any.
     """
 
     index: int
@@ -47,7 +48,7 @@ class Step:
     sigma: float
     next_alpha: float
     next_sigma: float
-    window: tuple[slice, ...] | None = None
+    window: Window | None = None
 
     @classmethod
     def between(cls, path: NoisePath, level: float, next_level: float, index: int = 0, count: int = 1) -> Step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -48,6 +48,11 @@ def _residuals(controls: Sequence[Control], x: Latents, step: Step, branch: Bran
     return total
 
 
+def _within(branch: Branch, step: Step) -> Branch:
+    """The branch as it is for the part of the latents that is being predicted."""
+    return branch if step.window is None else replace(branch, cond=branch.cond.within(step.window))
+
+
 class _Estimator:
     """The clean estimate at a point: predict every branch, then join them in the space the guidance asks for."""
 
@@ -76,8 +81,9 @@ class _Estimator:
                 stack.enter_context(group[0].patch(family.components))
             together = self._together([branch.cond for branch in group]) if len(group) > 1 else None
             if together is None:
-                return {b.name: family.predict(x, step, b, _residuals(controls, x, step, b)) for b in group}
-            joined = Branch(name="+".join(branch.name for branch in group), cond=together)
+                parts = (_within(branch, step) for branch in group)
+                return {b.name: family.predict(x, step, b, _residuals(controls, x, step, b)) for b in parts}
+            joined = _within(Branch(name="+".join(branch.name for branch in group), cond=together), step)
             many = x.repeat(len(group), *[1] * (x.ndim - 1))
             out = family.predict(many, step, joined, _residuals(controls, many, step, joined))
             return dict(zip((branch.name for branch in group), out.chunk(len(group)), strict=True))

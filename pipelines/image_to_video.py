@@ -17,8 +17,9 @@ from diffgen.contracts import Plan, Wrapper, steps_of
 from diffgen.errors import UsageError
 from diffgen.pipelines import adapting, drawing, request, walking
 from diffgen.pipelines.drawing import Clip, Event
-from diffgen.pipelines.visuals import fit, hold
+from diffgen.pipelines.visuals import fit
 from diffgen.recipe import Recipe
+from diffgen.wrappers import hold
 
 TASK = "image_to_video"
 

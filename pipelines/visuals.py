@@ -1,12 +1,10 @@
-"""Pictures that a task is given: brought to size, and held in place while the rest is drawn."""
+"""Pictures that a task is given, brought to size."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from PIL import Image
 
-from diffgen.contracts import Denoiser, Latents, Step, Wrapper
 from diffgen.errors import UsageError
 
 
@@ -33,15 +31,3 @@ def fit(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, tuple[s
     fitted = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, box=box), dtype=np.float32) / 255
     cut = f", {cover[0]:.0f} columns and {cover[1]:.0f} rows cut off" if max(cover) >= 0.5 else ""
     return fitted, (f"the picture was scaled from {wide}x{high} to {width}x{height}{cut}",)
-
-
-def hold(clean: Latents, kept: Latents) -> Wrapper:
-    """The denoiser sees, and gives, `kept` wherever `clean` (bool, broadcasts) says that nothing is left to do."""
-
-    def wrapper(denoise: Denoiser) -> Denoiser:
-        def held(x: Latents, step: Step) -> Latents:
-            return torch.where(clean, kept, denoise(torch.where(clean, kept, x), step))
-
-        return held
-
-    return wrapper

@@ -142,12 +142,11 @@ def with_motion(picture: Family, adapter: Any) -> AnimateDiff:
             f"this model is {picture.name}"
         )
     insert(unet, adapter)
-    kept = frozenset({"negative_prompt"}) & picture.caps
+    caps: set[Cap] = {"text_to_video", "frame_text"}
+    if "negative_prompt" in picture.caps:
+        caps.add("negative_prompt")
     name = "animatediff-xl" if picture.name.startswith("sdxl") else "animatediff"
-    return AnimateDiff(
-        picture=picture, defaults=picture.defaults, name=name,
-        caps=frozenset({"text_to_video", "frame_text"}) | kept,
-    )  # fmt: skip
+    return AnimateDiff(picture=picture, defaults=picture.defaults, name=name, caps=frozenset(caps))
 
 
 def build(parts: Parts) -> AnimateDiff:
