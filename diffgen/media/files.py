@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -59,6 +60,31 @@ def new_file(path: str | Path, *, overwrite: bool = False) -> Iterator[BinaryIO]
                 file.flush()
                 os.fsync(file.fileno())
             _publish(temporary, path, overwrite)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+@contextmanager
+def new_folder(path: str | Path, *, ours: Callable[[str], bool], overwrite: bool = False) -> Iterator[Path]:
+    """A new folder that becomes `path` when the block ends, and vanishes with its files when the block fails.
+
+    `ours` says of a file name whether this kind of folder holds such files. An empty folder at `path` is taken
+    over. One with files is replaced only with `overwrite`, and only where all of them are `ours`. Raises as
+    `new_file` does.
+    """
+    path, temporary = _paths(path)
+    try:
+        _make_folder(path)
+        _refuse_files(path, ours, overwrite)
+        temporary.mkdir()
+        try:
+            yield temporary
+            _refuse_files(path, ours, overwrite)
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.rename(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -143,6 +169,20 @@ def _refuse_taken(path: Path, overwrite: bool) -> None:
         raise IsADirectoryError(errno.EISDIR, "", str(path))
     if not overwrite:
         raise FileTaken(path)
+
+
+def _refuse_files(path: Path, ours: Callable[[str], bool], overwrite: bool) -> None:
+    """Refuses a folder whose files must not be replaced, and anything that is no folder."""
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        raise FileTaken(path)
+    names = os.listdir(path)
+    if names and not overwrite:
+        raise FileTaken(path)
+    strange = sorted(name for name in names if not ours(name))
+    if strange:
+        raise UsageError(f"the folder {path} holds other files, such as {strange[0]}; choose an empty or a new one")
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> None:

@@ -5,7 +5,7 @@
 | PNG | text chunk `parameters` | iTXt chunk `diffgen` |
 | JPEG, WebP | EXIF UserComment, as A1111 writes it | EXIF ImageDescription |
 
-Clips get a sibling file; what they share with pictures is `diffgen.media.files.new_file` and the recipe's JSON.
+Clips: `diffgen.media.clips`.
 """
 
 from __future__ import annotations
@@ -150,11 +150,19 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The texts a picture carries, under the names they have in a PNG, whatever its format.
+    """The texts a picture or a clip carries, under the names they have in a PNG, whatever its format.
 
     EXIF UserComment appears as `parameters` and our JSON as `diffgen`; ComfyUI's EXIF entries appear as
-    `prompt` and `workflow`. Raises UsageError for a file that cannot be read as a picture.
+    `prompt` and `workflow`. Raises UsageError for a file that cannot be read.
     """
+    from diffgen.media.movie_reading import is_movie, movie_texts
+    from diffgen.media.sequence import read_about
+
+    if Path(path).is_dir():
+        recipe = read_about(Path(path))[1]
+        return {} if recipe is None else {"diffgen": recipe}
+    if is_movie(Path(path)):
+        return movie_texts(Path(path))
     with open_image(path) as image:
         # PNG allows texts behind the pixels, and `.text` decodes the picture to reach them.
         texts = _decode(path, image, lambda opened: dict(getattr(opened, "text", None) or {}))
@@ -162,7 +170,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         comment = image.info.get("comment")
     if isinstance(comment, bytes):
         comment = comment.decode("utf-8", "replace")
-    more = {"Comment": comment} if isinstance(comment, str) and comment else {}
+    # A GIF holds one text and no names for it.
+    kind = "diffgen" if isinstance(comment, str) and comment.startswith('{"diffgen_recipe"') else "Comment"
+    more = {kind: comment} if isinstance(comment, str) and comment else {}
     return {**more, **entries, **{str(key): str(value) for key, value in texts.items()}}
 
 
