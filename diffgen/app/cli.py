@@ -21,6 +21,8 @@ COMMANDS = {
     "replay": Lazy(module="diffgen.app.replay", attribute="replay", help="Draw a picture again from its own recipe."),
     "show": Lazy(module="diffgen.app.show", attribute="show", help="Say how a picture was made."),
     "models": Lazy(module="diffgen.app.models", attribute="models", help="List the models on this machine."),
+    "convert": Lazy(
+        module="diffgen.app.convert", attribute="convert", help="Convert a model between folder, file and dtypes."),
     "inspect": Lazy(module="diffgen.app.inspect", attribute="inspect", help="Say what a weight file holds."),
     "samplers": Lazy(
         module="diffgen.app.samplers", attribute="samplers", help="List the samplers, schedules and their settings."),

@@ -25,10 +25,20 @@ class Item:
     read: Callable[[], torch.Tensor]
 
 
-def write_safetensors(file: Path, items: Mapping[str, Item], metadata: Mapping[str, str] | None = None) -> None:
+# Called with a file, how many of its bytes are written, and how many it will have.
+Progress = Callable[[Path, int, int], None]
+
+
+def write_safetensors(
+    file: Path, items: Mapping[str, Item], metadata: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> None:  # fmt: skip
     """Writes `items` under their names, sorted by dtype and name as other writers do.
 
     The file appears under its name when it is whole: a reader of an older one keeps what it has.
+
+    Args:
+        progress: called after every tensor.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -52,6 +62,8 @@ def write_safetensors(file: Path, items: Mapping[str, Item], metadata: Mapping[s
                 value = items[name].read().contiguous()
                 assert value.dtype == items[name].dtype and tuple(value.shape) == items[name].shape, name
                 stream.write(value.flatten().view(torch.uint8).numpy().data)
+                if progress is not None:
+                    progress(file, stream.tell(), 8 + len(text) + at)
         temporary.replace(file)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be written: {error.strerror or error}") from None

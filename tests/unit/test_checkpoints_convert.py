@@ -38,7 +38,7 @@ def test_there_and_back_is_bit_exact(tmp_path: Path, kind: str) -> None:
     }[kind](tmp_path / kind)  # fmt: skip
     file, back, again = tmp_path / "one.safetensors", tmp_path / "back", tmp_path / "two.safetensors"
     convert(folder, file)
-    assert convert(file, back, config=folder) == ()
+    assert convert(file, back, config=folder).notes == ()
     convert(back, again)
     same(load_file(file), load_file(again))
     same_folders(folder, back)
@@ -89,7 +89,7 @@ def test_files_apart_become_one_folder(tmp_path: Path) -> None:
 
 def test_what_cannot_be_converted_says_why(tmp_path: Path) -> None:
     folder = tiny.stable_diffusion(tmp_path / "sd")
-    with pytest.raises(UsageError, match="exists; another name, or overwrite"):
+    with pytest.raises(UsageError, match="exists; give another name, or overwrite"):
         convert(folder, folder)
     with pytest.raises(CheckpointError, match="no model at"):
         convert(tmp_path / "nothing", tmp_path / "x")
