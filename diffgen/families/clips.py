@@ -27,19 +27,37 @@ def first_frame(family: str, visual: Mapping[str, Tensor]) -> Tensor:
     return visual["image"][:, :, :1]
 
 
+def beginning(family: str, visual: Mapping[str, Tensor], unit: int) -> Tensor:
+    """The frames a clip begins with, [1, 3, unit * k + 1, height, width] in -1..1.
+
+    Args:
+        visual: as for `diffgen.contracts.Family.attach`, with "image" and "given".
+        unit: frames of a latent.
+
+    Raises:
+        UnsupportedError: later frames are given too, or the beginning is not one of whole latents.
+    """
+    given = visual["given"].flatten().bool()
+    count = int(given.sum())
+    if not count or not given[:count].all() or (count - 1) % unit:
+        raise UnsupportedError(f"{family} can be given the first 1, {unit + 1}, {2 * unit + 1} ... frames of a clip")
+    return visual["image"][:, :, :count]
+
+
 def held(first: Latents, frames: int, batch: int) -> tuple[Latents, Tensor]:
     """A clip of latents [batch, channels, frames, h, w] that begins with `first`, and where it is clean.
 
     Args:
-        first: latents [1 or batch, channels, 1, h, w] of the frame to hold.
+        first: latents [1 or batch, channels, n, h, w] to hold.
 
     Returns:
-        The latents, 0 behind the first frame, and the mask [batch, 1, frames, h, w], 1 in the first frame.
+        The latents, 0 behind the first n, and the mask [batch, 1, frames, h, w], 1 in the first n.
     """
-    later = first.new_zeros(*first.shape[:2], frames - 1, *first.shape[3:])
+    count = first.shape[2]
+    later = first.new_zeros(*first.shape[:2], frames - count, *first.shape[3:])
     kept = torch.cat([first, later], dim=2).expand(batch, -1, -1, -1, -1)
     clean = torch.zeros_like(kept[:, :1])
-    clean[:, :, 0] = 1
+    clean[:, :, :count] = 1
     return kept, clean
 
 
