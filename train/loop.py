@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diffgen.errors import NumericalError, UsageError
+from diffgen.train.optimizers import Optimizer
 from diffgen.train.weights import FlatWeights, average_decay
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class LoopSettings:
 
     Args:
         steps: optimizer steps in all; the learning rate's plan refers to it.
-        lr: peak learning rate of AdamW.
+        lr: peak learning rate.
+        optimizer: see `diffgen.train.optimizers`.
         warmup: steps from 0 to `lr`.
         decay: last share of the steps over which the rate falls along a cosine to `final_lr` * lr.
         beta2, weight_decay, clip: AdamW's and the gradient's limit (2-norm).
@@ -44,6 +46,7 @@ class LoopSettings:
 
     steps: int
     lr: float = 7e-4
+    optimizer: str = "adamw"
     warmup: int = 200
     decay: float = 0.5
     final_lr: float = 0.02
@@ -105,12 +108,12 @@ class Loop:
             raise UsageError(f"precision {settings.precision!r} is not one of bf16, fp32")
         dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self.weights = FlatWeights(task.model, dtype=dtype)
-        self.optimizer = torch.optim.AdamW(
-            [self.weights.master],
+        self.optimizer = Optimizer(
+            settings.optimizer,
+            self.weights,
             lr=settings.lr,
-            betas=(0.9, settings.beta2),
+            beta2=settings.beta2,
             weight_decay=settings.weight_decay,
-            fused=True,
         )
         self.step = 0
         self.stopping = False
@@ -136,9 +139,7 @@ class Loop:
             )
         gradient.mul_(min(1.0, settings.clip / (norm + 1e-6)))
         rate = learning_rate(self.step, settings)
-        self.optimizer.param_groups[0]["lr"] = rate
-        weights.master.grad = gradient
-        self.optimizer.step()
+        self.optimizer.step(gradient, rate)
         weights.push()
         weights.average_in(average_decay(self.step, settings.average))
         self.step += 1

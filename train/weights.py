@@ -45,6 +45,11 @@ class FlatWeights:
             p.grad = None if grad is None else grad[start:end].view(p.shape)
             start = end
 
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """A vector [n] as the parameters' shapes, in their order, sharing its memory."""
+        sizes = [p.numel() for p in self._parameters]
+        return [part.view(p.shape) for part, p in zip(vector.split(sizes), self._parameters, strict=True)]
+
     def push(self) -> None:
         """Round the masters into the working copy."""
         self.work.copy_(self.master)

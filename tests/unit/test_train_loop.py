@@ -119,3 +119,60 @@ def test_a_signal_to_stop_saves_first(tmp_path):
     loop = new_loop(tmp_path, task=Interrupted())
     assert loop.run() == 5
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000005.pt"]
+
+
+def test_muon_turns_the_gradient_of_a_matrix_orthogonal_and_leaves_vectors_to_adamw():
+    from diffgen.train.optimizers import Optimizer
+
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Linear(4, 2))
+    weights = FlatWeights(module)
+    before = [view.clone() for view in weights.views(weights.master)]
+    gradient = torch.randn(weights.master.shape, generator=generator)
+    plain = FlatWeights(nn.Sequential(nn.Conv2d(32, 64, 3), nn.Linear(4, 2)))
+    plain.master.copy_(weights.master)
+    Optimizer("muon", weights, lr=0.1, beta2=0.98, weight_decay=0.0).step(gradient, 0.1)
+    Optimizer("adamw", plain, lr=0.1, beta2=0.98, weight_decay=0.0).step(gradient, 0.1)
+    change = (weights.views(weights.master)[0] - before[0]).flatten(1)
+    singular = torch.linalg.svdvals(change)
+    assert singular.max() < 2.5 * singular.min(), "Newton-Schulz leaves singular values within 0.5 to 1.5 of one size"
+    assert not torch.allclose(change, plain.views(plain.master)[0].flatten(1) - before[0].flatten(1))
+    for k in (1, 2, 3):  # bias, narrow matrix, bias
+        torch.testing.assert_close(weights.views(weights.master)[k], plain.views(plain.master)[k])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_either_optimizer_resumes_to_the_bit(tmp_path, optimizer):
+    class Wide(LineTask):
+        def __init__(self):
+            super().__init__()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self.model = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+
+    whole = new_loop(tmp_path / "whole", task=Wide(), optimizer=optimizer)
+    for _ in range(8):
+        whole.advance()
+    first = new_loop(tmp_path / "parts", task=Wide(), optimizer=optimizer)
+    for _ in range(3):
+        first.advance()
+    first.save()
+    second = new_loop(tmp_path / "parts", task=Wide(), optimizer=optimizer)
+    second.resume()
+    for _ in range(5):
+        second.advance()
+    assert torch.equal(whole.weights.master, second.weights.master)
+
+
+def test_a_checkpoint_of_another_optimizer_and_an_unknown_one_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="'lion' is not one of adamw, muon"):
+        new_loop(tmp_path, optimizer="lion")
+
+    def task():
+        line = LineTask()
+        line.model = nn.Linear(32, 32)
+        return line
+
+    new_loop(tmp_path, task=task()).save()
+    with pytest.raises(UsageError, match="another optimizer"):
+        new_loop(tmp_path, task=task(), optimizer="muon").resume()
