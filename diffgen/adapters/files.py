@@ -45,7 +45,7 @@ def open_file(file: Path, *, allow_pickle: bool = False) -> Contents:
     if file.suffix.lower() == ".safetensors":
         return _safetensors(file, start)
     if not allow_pickle:
-        raise CheckpointError(f"{file} is a pickle, which can run code; allow it, or convert it to .safetensors")
+        raise CheckpointError(f"{file} is a pickle, which can run code; allow_pickle=True (--allow-pickle) reads it as weights only")
     return _pickle(file)
 
 

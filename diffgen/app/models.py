@@ -113,11 +113,15 @@ def _describe_file(path: Path) -> Found | None:
     if path.suffix.lower() in PICKLES:
         return replace(found, problem="a pickle; --allow-pickle reads it, and runs no code in it")
     try:
-        parts = recognise(read_header(path))
+        header = read_header(path)
+        parts = recognise(header)
     except CheckpointError as error:
         return replace(found, problem=str(error).removeprefix(f"{path} "))
     if not parts or parts[0].row.role != "denoiser":
-        return None
+        loose = recognise(header, sizes=False)
+        if not loose or loose[0].row.role != "denoiser":
+            return None
+        return replace(found, pipeline=f"like {loose[0].row.title}, of sizes of its own; needs --config")
     whole = {"vae", "text"} <= {part.row.role for part in parts}
     return replace(found, pipeline=parts[0].row.title + ("" if whole else ", the denoiser alone"))
 

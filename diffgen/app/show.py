@@ -10,12 +10,16 @@ import typer
 
 from diffgen.app.display import note
 from diffgen.app.tables import print_fields
+from diffgen.checkpoints.replaced import PARTS
 from diffgen.errors import DiffgenError
 from diffgen.foreign import Description, describe
 from diffgen.recipe import Recipe
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Pictures: PNG, JPEG or WebP.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a file, each on a line.")]
+
+
+ADAPTERS = "adapters"  # as `diffgen.pipelines.adapting` writes it, which imports torch
 
 
 class NothingKnown(DiffgenError):
@@ -64,12 +68,28 @@ def lines(recipe: Recipe) -> list[tuple[str, str]]:
     known = {
         "prompt": recipe.prompt, "negative": recipe.negative, "seed": recipe.seed, "size": size,
         "frames": recipe.frames, "frames a second": recipe.fps, "steps": recipe.steps, "guidance": recipe.guidance,
-        "sampler": recipe.sampler, "schedule": recipe.schedule, "settings": _pairs(recipe.settings),
+        "sampler": recipe.sampler, "schedule": recipe.schedule,
+        "settings": _pairs({name: value for name, value in recipe.settings.items() if name not in (PARTS, ADAPTERS)}),
+        "adapters": _files(recipe.settings.get(ADAPTERS)), "parts": _files(recipe.settings.get(PARTS)),
         "model": recipe.model, "model hash": recipe.model_hash and recipe.model_hash[:16], "task": recipe.task,
         "dtype": recipe.dtype, "device": recipe.device, "threads": recipe.threads, "batch": batch,
         "versions": _pairs(recipe.versions), "also": _pairs(recipe.extra), "notes": "\n".join(recipe.notes),
     }  # fmt: skip
     return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
+
+
+def _files(entries: Any) -> str:
+    """Adapters, a list, or parts, a table: what it is, its file, its hash and how strong it is, a line each."""
+    named = entries.items() if isinstance(entries, dict) else [("", entry) for entry in entries or ()]
+    lines = []
+    for name, value in named:
+        for entry in value if isinstance(value, list) else [value]:
+            if not isinstance(entry, dict):
+                lines.append(f"{name} {entry}")
+                continue
+            more = {key: entry[key] for key in ("strength", "text_strength", "blocks", "word") if key in entry}
+            lines.append(f"{name} {entry.get('file')} ({str(entry.get('sha256'))[:12]}) {_pairs(more)}".strip())
+    return "\n".join(lines)
 
 
 def _pairs(table: Any) -> str:
