@@ -133,7 +133,7 @@ class Bank:
     weights: Tensor
 
 
-def _cached(file: Path, key: str, make: Callable[[], dict[str, Tensor]] | None) -> dict[str, Tensor]:
+def cached(file: Path, key: str, make: Callable[[], dict[str, Tensor]] | None) -> dict[str, Tensor]:
     """The tensors in `file` if they were made under `key`, else made and kept there; without `make` they must be."""
     if file.is_file():
         kept: dict[str, Any] = torch.load(file, weights_only=True, mmap=True)
@@ -177,13 +177,13 @@ def build_bank(
 
     first, last = accelerator.is_main_process, accelerator.process_index == accelerator.num_processes - 1
     if first:
-        _cached(folder / "latents.pt", latents_key, make_latents)
+        cached(folder / "latents.pt", latents_key, make_latents)
     if last:
-        _cached(folder / "texts.pt", texts_key, make_texts)
+        cached(folder / "texts.pt", texts_key, make_texts)
     accelerator.wait_for_everyone()
     return Bank(
-        **_cached(folder / "latents.pt", latents_key, None),
-        **_cached(folder / "texts.pt", texts_key, None),
+        **cached(folder / "latents.pt", latents_key, None),
+        **cached(folder / "texts.pt", texts_key, None),
         captions=torch.tensor(numbers),
         weights=torch.from_numpy(pictures.weights(indices)),
     )

@@ -67,29 +67,38 @@ def plain_code(code: str) -> str:
     return "-".join(part for part in code.lower().split("-") if part not in ("fe0f", "fe0e"))
 
 
-def fetch(folder: Path) -> Path:
+def stem(package: str) -> str:
+    """What `npm pack` calls a package's file.
+
+    >>> stem("@iconify-json/noto")
+    'iconify-json-noto'
+    """
+    return package.lstrip("@").replace("/", "-")
+
+
+def fetch(folder: Path, packages: tuple[str, ...] = (NAMES_PACKAGE, *STYLE_PACKAGES.values())) -> Path:
     """Download and unpack what is missing into `folder`/raw with `npm pack`; return that folder.
 
     Raises:
         UsageError: npm is missing or a package cannot be had.
     """
     packed, raw = folder / "npm", folder / "raw"
-    for package in (NAMES_PACKAGE, *STYLE_PACKAGES.values()):
-        stem = package.lstrip("@").replace("/", "-")
-        if (raw / stem / "package.json").exists():
+    for package in packages:
+        name = stem(package)
+        if (raw / name / "package.json").exists():
             continue
         packed.mkdir(parents=True, exist_ok=True)
-        if not list(packed.glob(f"{stem}-[0-9]*.tgz")):
+        if not list(packed.glob(f"{name}-[0-9]*.tgz")):
             try:
                 subprocess.run(["npm", "pack", package], cwd=packed, check=True, capture_output=True, text=True)
             except FileNotFoundError as error:
                 raise UsageError("npm is not installed; it is needed to download the emoji packages") from error
             except subprocess.CalledProcessError as error:
                 raise UsageError(f"npm pack {package} failed: {error.stderr.strip()[-300:]}") from error
-        with tarfile.open(sorted(packed.glob(f"{stem}-[0-9]*.tgz"))[-1]) as archive:
+        with tarfile.open(sorted(packed.glob(f"{name}-[0-9]*.tgz"))[-1]) as archive:
             for member in archive.getmembers():
                 member.name = member.name.partition("/")[2]
-            archive.extractall(raw / stem, [m for m in archive.getmembers() if m.name], filter="data")
+            archive.extractall(raw / name, [m for m in archive.getmembers() if m.name], filter="data")
     return raw
 
 
@@ -151,7 +160,7 @@ def _svg(icons: dict[str, Any], name: str) -> str | None:
 
 def drawings(raw: Path, style: str, wanted: list[Emoji]) -> Iterator[tuple[Emoji, np.ndarray]]:
     """Each wanted emoji that this style draws, with its picture (uint8 [128, 128, 3])."""
-    folder = raw / STYLE_PACKAGES[style].lstrip("@").replace("/", "-")
+    folder = raw / stem(STYLE_PACKAGES[style])
     if style == "3d":
         files = {plain_code(path.stem): path for path in (folder / "assets").glob("*.webp")}
         for emoji in wanted:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from diffusers.models import AutoencoderKL, MotionAdapter, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffgen.errors import UsageError
@@ -23,6 +23,10 @@ from diffgen.train.autoencoder import AutoencoderSettings, AutoencoderTask, new_
 from diffgen.train.data import PictureSet
 from diffgen.train.denoiser import DenoiserSettings, DenoiserTask, build_bank, new_denoiser
 from diffgen.train.loop import Loop, LoopSettings
+from diffgen.train.motion import PROMPTS as MOTION_PROMPTS
+from diffgen.train.motion import MotionSettings, MotionTask, new_adapter
+from diffgen.train.motion import build_bank as build_clip_bank
+from diffgen.train.motion_data import ClipSet
 from diffgen.train.text_encoder import (
     Teacher,
     TextEncoderSettings,
@@ -177,3 +181,41 @@ def train_denoiser(
         model = UNet2DConditionModel.from_pretrained(start, torch_dtype=torch.float32)
     task = DenoiserTask(bank, settings, model, vae, prompts)
     return _run(Loop(task, loop_settings, out, accelerator), resume=resume, minutes=minutes)
+
+
+def train_motion(
+    recipe: str,
+    *,
+    data: Path,
+    out: Path,
+    picture_model: Path,
+    resume: bool,
+    minutes: float | None,
+    changes: list[str],
+    start: Path | None,
+) -> int:
+    """Cache the clips' latents, train motion modules beside a frozen picture model. Returns the step reached.
+
+    Args:
+        picture_model: folder of a StableDiffusionPipeline on the path of the model in the box.
+        start: a MotionAdapter folder to go on from, as `assets/box/motion_adapter`.
+    """
+    tables = recipe_book.read(recipe, "motion")
+    loop_settings = _loop_settings(tables["loop"], changes)
+    settings = recipe_book.settings(MotionSettings, tables["settings"])
+    vae = AutoencoderKL.from_pretrained(picture_model, subfolder="vae", torch_dtype=torch.bfloat16)
+    text = CLIPTextModel.from_pretrained(picture_model, subfolder="text_encoder", dtype=torch.float32)
+    vae, text = vae.eval().requires_grad_(False), text.eval().requires_grad_(False)
+    tokenizer = CLIPTokenizer.from_pretrained(picture_model, subfolder="tokenizer")
+    dtype = torch.bfloat16 if loop_settings.precision == "bf16" else torch.float32
+    unet = UNet2DConditionModel.from_pretrained(picture_model, subfolder="unet", torch_dtype=dtype)
+    out.mkdir(parents=True, exist_ok=True)
+    clips = ClipSet(data)
+    banks = [build_clip_bank(clips, vae, text, tokenizer, out, held_out=side) for side in (False, True)]
+    prompts = encode(text, tokenize(tokenizer, list(MOTION_PROMPTS)))
+    if start is None:
+        adapter = new_adapter(unet, settings, loop_settings.seed)
+    else:
+        adapter = MotionAdapter.from_pretrained(start, torch_dtype=torch.float32)
+    task = MotionTask(*banks, settings, adapter, unet, vae, prompts)
+    return _run(Loop(task, loop_settings, out, Accelerator(cpu=True)), resume=resume, minutes=minutes)

@@ -17,7 +17,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest ch
 Minutes = Annotated[float | None, typer.Option(help="Stop and save after so many minutes.")]
 Change = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe's loop: steps=9000.")]
 Recipe = Annotated[str, typer.Argument(help="A recipe that comes with diffgen, or a JSON file.")]
-Start = Annotated[Path | None, typer.Option(help="Folder of trained weights to go on from.")]
+# torchrun takes any beginning of its own options for itself, and --start is one of --start-method.
+Start = Annotated[Path | None, typer.Option("--init", help="Folder of trained weights to go on from.")]
 
 
 def _quiet() -> None:
@@ -94,6 +95,45 @@ def denoiser(
         out=out,
         autoencoder=autoencoder,
         text_encoder=text_encoder,
+        resume=resume,
+        minutes=minutes,
+        changes=change or [],
+        start=start,
+    )
+
+
+@app.command("clips")
+def build_clips(data: Data = CACHE / "clips") -> None:
+    """Download the animated emoji packages and build the clips that motion modules learn from."""
+    from diffgen.train.motion_data import build
+
+    print(f"{build(data)} clips in {data}")
+
+
+@app.command("motion")
+def motion(
+    recipe: Recipe = "motion",
+    data: Annotated[Path, typer.Option(help="Folder of the clips (built with: diffgen train clips).")] = CACHE
+    / "clips",
+    out: Out = CACHE / "train" / "motion",
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the picture model; by default the one in the box.")
+    ] = None,
+    resume: Resume = False,
+    minutes: Minutes = None,
+    change: Change = None,
+    start: Start = None,
+) -> None:
+    """Train motion modules (AnimateDiff) beside a frozen picture model."""
+    from diffgen.checkpoints.load import find
+    from diffgen.train.methods import train_motion
+
+    _quiet()
+    train_motion(
+        recipe,
+        data=data,
+        out=out,
+        picture_model=find(model)[1],
         resume=resume,
         minutes=minutes,
         changes=change or [],
