@@ -27,7 +27,7 @@ from diffgen.contracts import (
     Step,
 )
 from diffgen.families.clips import encode_drawn, first_frame, held
-from diffgen.families.common import Parts, in_float32, no_text_options
+from diffgen.families.common import Parts, in_float32, no_text_options, pictures
 from diffgen.families.scheduler import discrete_path, prediction_of, walk_of
 from diffgen.families.t5 import encode_t5
 from diffgen.path import DiscretePath, NoisePath, Prediction
@@ -106,6 +106,9 @@ class CogVideoX:
         Raises:
             UnsupportedError: another frame is given.
         """
+        if "image_to_video" not in self.caps:
+            pictures(self.name, visual)
+            return cond
         noise, config = visual["noise"], self.vae.config
         drawn = encode_drawn(self.vae, first_frame(self.name, visual), noise)
         # Version 1.5 was trained on pictures that were divided by the factor, while its clips are multiplied.

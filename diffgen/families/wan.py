@@ -30,7 +30,7 @@ from diffgen.contracts import (
     Step,
 )
 from diffgen.families.clips import first_frame, held, per_channel
-from diffgen.families.common import Parts, in_float32, no_text_options
+from diffgen.families.common import Parts, in_float32, no_text_options, pictures
 from diffgen.families.t5 import encode_t5
 from diffgen.path import FlowPath, NoisePath, Prediction
 
@@ -117,6 +117,9 @@ class Wan:
         Raises:
             UnsupportedError: this model cannot use the frames that are given.
         """
+        if "image_to_video" not in self.caps:
+            pictures(self.name, visual)
+            return cond
         batch, frames, given = cond.text["hidden"].shape[0], visual["image"], visual["given"]
         if self.token_times:
             first = self.encode(first_frame(self.name, visual))
