@@ -20,11 +20,10 @@ from PIL import Image
 from diffgen.errors import UsageError
 from diffgen.train import emoji
 from diffgen.train.captions import article
-from diffgen.train.motion_words import KEPT, SHOWN, STILLS, motion_words
+from diffgen.train.motion_words import KEPT, STILLS, base_weight, motion_words
 
 PACKAGES = tuple(f"@lobehub/fluent-emoji-anim-{part}" for part in (1, 2, 3, 4))
 FRAMES = 32  # twice what a clip is trained with, so that each has two halves to choose from
-SHOWN_WEIGHT = 6.0
 STILL_WEIGHT = 0.5
 HELD_OUT_EVERY = 25
 LEAST = 12  # pictures of a file that moves; most have 72
@@ -134,8 +133,8 @@ def _drawn(raw: Path, names: dict[str, emoji.Emoji]) -> Iterator[tuple[ClipRecor
         with Image.open(path) as file:
             if getattr(file, "n_frames", 1) < LEAST:
                 continue
-        weight = SHOWN_WEIGHT if known.label in SHOWN else 1.0
-        yield ClipRecord(label=known.label, code=known.code, kind="drawn", weight=weight), on_white(_evenly(path))
+        record = ClipRecord(label=known.label, code=known.code, kind="drawn", weight=base_weight(known.label))
+        yield record, on_white(_evenly(path))
 
 
 def _stills(raw: Path, names: dict[str, emoji.Emoji]) -> Iterator[tuple[ClipRecord, np.ndarray]]:

@@ -27,6 +27,10 @@ Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What is to happen
 Frames = Annotated[int | None, _option("--frames", panel=LOOK, help="Frames of the clip.")]
 Fps = Annotated[float | None, _option("--fps", panel=LOOK, help="Frames a second.")]
 First = Annotated[Path | None, _option("--from", panel=LOOK, metavar="IMAGE", help="The first frame.")]
+Motion = Annotated[
+    str | None,
+    _option("--motion", panel=LOOK, metavar="DIR", help="A MotionAdapter for a picture model; the box has its own."),
+]
 Output = Annotated[str | None, _option("--output", "-o", panel=FILES, metavar="PATH", help="A .npz file.")]
 
 
@@ -38,7 +42,7 @@ def video(
     schedule: pictures.ScheduleName = None, set_: pictures.Settings = None,
     lora: adapters.Lora = None, lora_dir: adapters.LoraDir = None, embedding: adapters.Embedding = None,
     output: Output = None,
-    force: pictures.Force = False, model: pictures.ModelName = "box", batch: pictures.Batch = 1,
+    force: pictures.Force = False, model: pictures.ModelName = "box", motion: Motion = None, batch: pictures.Batch = 1,
     dtype: pictures.Dtype = "auto", device: pictures.Device = "auto", strict: pictures.Strict = False,
     json: pictures.Json = False, *, loading: Loading,
 ) -> None:  # fmt: skip
@@ -59,19 +63,32 @@ def video(
     if fps is not None and not fps > 0:
         raise UsageError(f"fps must be above 0; got {fps}")
     pictures.check_machine(model, dtype, loading)
+    parts = loading.options() | _motion(model, motion)
     path = _target(output, prompt, force)
     given = None if from_ is None else _first_frame(from_)
     report = Report(as_json=json)
     with new_display(count, False) as screen:
         from diffgen.app.startup import load_model
 
-        loaded = load_model(model, dtype=dtype, device=device, strict=strict, **loading.options())
+        loaded = load_model(model, dtype=dtype, device=device, strict=strict, **parts)
         report.remark(loaded.notes)
         recipes, events = _begin(loaded, prompt, given, options, batch)
         adapters.tell(loaded, recipes, as_json=json)
         screen.begin(loaded.family, recipes)
         _draw(events, path, report, screen, force)
     report.close(strict)
+
+
+def _motion(model: str, motion: str | None) -> dict[str, str]:
+    """The motion module asked for, else that of the model in the box, as an argument for `diffgen.load`."""
+    from diffgen.checkpoints.box import BOX
+    from diffgen.checkpoints.motion import motion_path
+
+    motion = BOX if motion is None and model == BOX else motion
+    if motion is None:
+        return {}
+    motion_path(motion)
+    return {"motion": motion}
 
 
 def _target(output: str | None, prompt: str, force: bool) -> Path:

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from diffgen.checkpoints.box import BOX, asset
 from diffgen.checkpoints.fingerprint import fingerprint
+from diffgen.checkpoints.motion import motion_path
 from diffgen.checkpoints.replaced import record
 from diffgen.contracts import Family
 from diffgen.errors import CheckpointError, UsageError, unknown
@@ -21,7 +22,6 @@ from diffgen.errors import CheckpointError, UsageError, unknown
 if TYPE_CHECKING:
     import torch
 
-BOX = "box"
 DTYPES = ("float32", "bfloat16", "float16")
 PREDICTIONS = ("epsilon", "v_prediction")
 _SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "f16": "float16"}
@@ -65,7 +65,7 @@ def find(model: str | Path | None, *, download: bool = False) -> tuple[str, Path
         CheckpointError: there is nothing at that path.
     """
     if model is None or str(model) == BOX:
-        return BOX, Path(next(iter(import_module("diffgen.assets").__path__))) / "box"
+        return BOX, asset(BOX)
     path = Path(model).expanduser()
     if not path.exists():
         from diffgen.checkpoints import hub
@@ -121,8 +121,8 @@ def load(
     model: str | Path | None = None, *, dtype: str = "auto", device: str = "auto", vae: str | Path | None = None,
     text_encoder: str | Path | Sequence[str | Path] | None = None, image_encoder: str | Path | None = None,
     denoiser_2: str | Path | None = None, tokenizer: str | Path | None = None, config: str | Path | None = None,
-    kind: str | None = None, prediction: str | None = None, strict: bool = False, allow_pickle: bool = False,
-    download: bool = False,
+    motion: str | Path | None = None, kind: str | None = None, prediction: str | None = None, strict: bool = False,
+    allow_pickle: bool = False, download: bool = False,
 ) -> Model:  # fmt: skip
     """Loads a checkpoint: a diffusers folder, a single file in its original layout, or several files together.
 
@@ -134,6 +134,8 @@ def load(
         denoiser_2: the second expert's file, of models that have two (Wan 2.2 A14B: the one for low noise).
         tokenizer: a folder, spiece.model or tokenizer.json, for text encoders whose file brings none.
         config: a diffusers folder with the configurations, for a file of sizes that were never published.
+        motion: the folder of a motion module (diffusers' MotionAdapter), with which a picture model draws clips; "box"
+            is the one of the model in the box.
         kind: which model it is, where files of several have the same tensors, such as "flux-kontext".
         prediction: "epsilon" or "v_prediction", where a file does not say which.
         strict: whether tensors that are not used are an error. Missing ones always are.
@@ -167,10 +169,17 @@ def load(
     if strict and notes:
         raise CheckpointError(f"{path}: {'; '.join(notes)} (strict)")
     family = families.build(parts)
+    adapter = None if motion is None else motion_path(motion)
+    if adapter is not None:
+        from diffgen.checkpoints.motion import read_motion
+        from diffgen.families.animatediff import with_motion
+
+        family = cast(Family, with_motion(family, read_motion(adapter, precision, place)))
     given = {"vae": files.vae, "text_encoder": files.text_encoder, "image_encoder": files.image_encoder,
-             "denoiser_2": files.denoiser_2, "tokenizer": files.tokenizer, "config": files.config, "kind": kind,
-             "prediction": files.prediction}  # fmt: skip
-    return Model(_with_own_defaults(path, family), name, path, files.all[1:], notes, given)
+             "denoiser_2": files.denoiser_2, "tokenizer": files.tokenizer, "config": files.config, "motion": motion,
+             "kind": kind, "prediction": files.prediction}  # fmt: skip
+    others = files.all[1:] if adapter is None else (*files.all[1:], adapter)
+    return Model(_with_own_defaults(path, family), name, path, others, notes, given)
 
 
 def _path(given: str | Path | None) -> Path | None:

@@ -1,8 +1,8 @@
 """What a model was loaded with besides its own files: written into recipes, and found again for a replay.
 
 A recipe's setting "parts" is a table by the options of `diffgen.load`: of a file or folder "file" (a home folder is
-written "~") and "sha256", of several a list, and of `kind` and `prediction` the word itself. That a pickle may be
-read is never written down: who draws a picture again has to allow it anew.
+written "~", the motion module in the box "box") and "sha256", of several a list, and of `kind` and `prediction` the
+word itself. That a pickle may be read is never written down: who draws a picture again has to allow it anew.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffgen.checkpoints.box import BOX, asset
 from diffgen.checkpoints.fingerprint import fingerprint
+from diffgen.checkpoints.motion import motion_path
 from diffgen.errors import UsageError
 
 PARTS = "parts"
-WEIGHTS = ("vae", "text_encoder", "image_encoder", "denoiser_2")
+WEIGHTS = ("vae", "text_encoder", "image_encoder", "denoiser_2", "motion")
 PLAIN = ("tokenizer", "config")
 WORDS = ("kind", "prediction")
 _READ = (".json", ".txt", ".model", ".jinja")
@@ -43,10 +45,16 @@ def record(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entry(name: str, path: Path) -> dict[str, str]:
-    place = path.expanduser().absolute()
+    place = _place(name, path)
+    if place == asset("box-motion"):
+        return {"file": BOX, "sha256": _digest(name, place)}
     # A picture that is passed on should not tell who drew it.
     shown = Path("~") / place.relative_to(Path.home()) if place.is_relative_to(Path.home()) else place
     return {"file": shown.as_posix(), "sha256": _digest(name, place)}
+
+
+def _place(name: str, path: Path) -> Path:
+    return motion_path(path).absolute() if name == "motion" else path.expanduser().absolute()
 
 
 def _digest(name: str, path: Path) -> str:
@@ -86,6 +94,8 @@ def _path(name: str, entry: Any) -> Path:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("file"), str):
         raise UsageError(f"a part in a recipe is a table with a file; got {entry!r}")
     path, digest = Path(entry["file"]).expanduser(), str(entry.get("sha256", ""))
+    if name == "motion" and entry["file"] == BOX:
+        path = asset("box-motion")
     option = f"say where it is with --{name.replace('_', '-')}"
     if not path.exists():
         raise UsageError(

@@ -1,0 +1,42 @@
+"""Motion modules on disk: what makes a picture model draw clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffgen.checkpoints.box import BOX, asset
+from diffgen.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def motion_path(motion: str | Path) -> Path:
+    """The folder of a motion module: "box" is the one that belongs to the model in the box.
+
+    Raises:
+        CheckpointError: there is nothing at that path.
+    """
+    path = asset("box-motion") if str(motion) == BOX else Path(motion).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"there is no motion module at {path}; give 'box', or the folder of a MotionAdapter")
+    return path
+
+
+def read_motion(path: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """diffusers' MotionAdapter from its folder.
+
+    Raises:
+        CheckpointError: it is no such folder, or its weights are damaged or do not fit its configuration.
+    """
+    from diffusers import MotionAdapter
+
+    from diffgen.checkpoints.components import load_network, read_json
+
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is no folder; a motion module is given as the folder of a MotionAdapter")
+    kind = read_json(path / "config.json").get("_class_name")
+    if kind != "MotionAdapter":
+        raise CheckpointError(f"{path} holds a {kind}; a motion module is a MotionAdapter")
+    return load_network(MotionAdapter, path, dtype, device)
