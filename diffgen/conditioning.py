@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 Window: TypeAlias = tuple[slice | tuple[int, ...], slice | tuple[int, ...], slice | tuple[int, ...]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Conditioning:
     """What the network is told besides the latents and the time. Every tensor has the batch first.
+
+    Two are equal only when they are one object, so that the engine sees at a glance that nothing has changed.
 
     Attributes:
         text: named text tensors, such as "hidden" [batch, tokens, width], "pooled" [batch, width], "mask". Families

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from diffgen.conditioning import Conditioning as Conditioning
@@ -63,19 +64,26 @@ class Step:
     def at(self, level: float) -> Step:
         """The same interval, evaluated at another level: what a sampler hands to `denoise` for an inner stage."""
         alpha, sigma = self.path.coefficients(level)
-        return replace(self, level=level, t=self.path.time(level), alpha=alpha, sigma=sigma)
+        return Step(
+            index=self.index, count=self.count, path=self.path, level=level, next_level=self.next_level,
+            t=self.path.time(level), alpha=alpha, sigma=sigma, next_alpha=self.next_alpha, next_sigma=self.next_sigma,
+            window=self.window,
+        )  # fmt: skip
 
     def to(self, next_level: float) -> Step:
         """From the same start to another level: the part of the interval an inner stage takes."""
         next_alpha, next_sigma = self.path.coefficients(next_level)
-        return replace(self, next_level=next_level, next_alpha=next_alpha, next_sigma=next_sigma)
+        return Step(
+            index=self.index, count=self.count, path=self.path, level=self.level, next_level=next_level, t=self.t,
+            alpha=self.alpha, sigma=self.sigma, next_alpha=next_alpha, next_sigma=next_sigma, window=self.window,
+        )  # fmt: skip
 
-    @property
+    @cached_property
     def lam(self) -> float:
         """ln(alpha / sigma) at `level`; minus infinity where alpha is 0."""
         return _log_ratio(self.alpha, self.sigma)
 
-    @property
+    @cached_property
     def next_lam(self) -> float:
         """ln(alpha / sigma) at `next_level`; infinity where sigma is 0."""
         return _log_ratio(self.next_alpha, self.next_sigma)

@@ -40,6 +40,9 @@ class Snapshot:
     notes: tuple[str, ...] = ()
 
 
+NO_RESIDUALS: Residuals = {}
+
+
 def _residuals(controls: Sequence[Control], x: Latents, step: Step, branch: Branch) -> Residuals:
     total: dict[str, torch.Tensor] = {}
     for control in controls:
@@ -48,9 +51,26 @@ def _residuals(controls: Sequence[Control], x: Latents, step: Step, branch: Bran
     return total
 
 
-def _within(branch: Branch, step: Step) -> Branch:
-    """The branch as it is for the part of the latents that is being predicted."""
-    return branch if step.window is None else replace(branch, cond=branch.cond.within(step.window))
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """One run of the network: branches under one patch, in one batch where their conditioning has one shape."""
+
+    names: tuple[str, ...]
+    branch: Branch
+
+
+def _calls(branches: Sequence[Branch]) -> tuple[_Call, ...]:
+    """The runs of the network that answer `branches`."""
+    calls: list[_Call] = []
+    for patch, group in groupby(branches, key=lambda branch: branch.patch):
+        same = list(group)
+        if len(same) > 1 and all(same[0].cond.joins(branch.cond) for branch in same):
+            names = tuple(branch.name for branch in same)
+            together = Conditioning.join([branch.cond for branch in same])
+            calls.append(_Call(names=names, branch=Branch(name="+".join(names), cond=together, patch=patch)))
+        else:
+            calls += [_Call(names=(branch.name,), branch=branch) for branch in same]
+    return tuple(calls)
 
 
 class _Estimator:
@@ -58,44 +78,37 @@ class _Estimator:
 
     def __init__(self, family: Family, plan: Plan) -> None:
         self.family, self.plan, self.guidance = family, plan, plan.guidance.fresh()
-        self.joined: dict[tuple[int, ...], tuple[Sequence[Conditioning], Conditioning | None]] = {}
+        self.prediction, self.in_x0 = family.prediction, plan.guidance.space == "x0"
+        self.asked: tuple[Branch, ...] = ()
+        self.calls: tuple[_Call, ...] = ()
 
     def __call__(self, x: Latents, step: Step) -> Latents:
-        preds: dict[str, Latents] = {}
         branches = self.guidance.branches(step, self.plan.pos, self.plan.neg)
-        for _, group in groupby(branches, key=lambda branch: id(branch.patch)):
-            preds |= self._predict(x, step, list(group))
+        if branches != self.asked:  # seldom: most stay the same all the way
+            self.asked, self.calls = branches, _calls(branches)
+        preds: dict[str, Latents] = {}
+        for call in self.calls:
+            outs = self._predict(call, x, step)
+            preds.update(zip(call.names, outs, strict=True))
+        alpha, sigma = step.alpha, step.sigma
+        if self.in_x0:
+            preds = {name: to_x0(self.prediction, out, x, alpha, sigma) for name, out in preds.items()}
+            return self.guidance.combine(preds, step)
+        return to_x0(self.prediction, self.guidance.combine(preds, step), x, alpha, sigma)
 
-        def clean(out: Latents) -> Latents:
-            return to_x0(self.family.prediction, out, x, step.alpha, step.sigma)
-
-        if self.guidance.space == "x0":
-            return self.guidance.combine({name: clean(out) for name, out in preds.items()}, step)
-        return clean(self.guidance.combine(preds, step))
-
-    def _predict(self, x: Latents, step: Step, group: Sequence[Branch]) -> dict[str, Latents]:
-        """Predictions of branches that share a patch: in one batch where their conditioning has one shape."""
-        family, controls = self.family, self.plan.controls
-        with ExitStack() as stack:
-            if group[0].patch is not None:
-                stack.enter_context(group[0].patch(family.components))
-            together = self._together([branch.cond for branch in group]) if len(group) > 1 else None
-            if together is None:
-                parts = (_within(branch, step) for branch in group)
-                return {b.name: family.predict(x, step, b, _residuals(controls, x, step, b)) for b in parts}
-            joined = _within(Branch(name="+".join(branch.name for branch in group), cond=together), step)
-            many = x.repeat(len(group), *[1] * (x.ndim - 1))
-            out = family.predict(many, step, joined, _residuals(controls, many, step, joined))
-            return dict(zip((branch.name for branch in group), out.chunk(len(group)), strict=True))
-
-    def _together(self, conds: Sequence[Conditioning]) -> Conditioning | None:
-        """One conditioning for all, or None where their shapes differ. Made once: most stay the same all the way."""
-        key = tuple(id(cond) for cond in conds)
-        if key not in self.joined:
-            fits = all(conds[0].joins(cond) for cond in conds)
-            # The parts are kept beside it, so that their ids cannot be given to others.
-            self.joined[key] = conds, Conditioning.join(conds) if fits else None
-        return self.joined[key][1]
+    def _predict(self, call: _Call, x: Latents, step: Step) -> Sequence[Latents]:
+        """The predictions of the call's branches, in their order."""
+        family, branch, count = self.family, call.branch, len(call.names)
+        if step.window is not None:
+            branch = replace(branch, cond=branch.cond.within(step.window))
+        many = x if count == 1 else torch.cat([x] * count)
+        residuals = _residuals(self.plan.controls, many, step, branch) if self.plan.controls else NO_RESIDUALS
+        if branch.patch is None:
+            out = family.predict(many, step, branch, residuals)
+        else:
+            with branch.patch(family.components):
+                out = family.predict(many, step, branch, residuals)
+        return (out,) if count == 1 else out.chunk(count)
 
 
 def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
@@ -119,7 +132,7 @@ def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
             nonlocal latest
             latest = estimate(x, step)
             # A sum is finite unless a part is not, or the parts are so large that the picture is lost anyway.
-            while not math.isfinite(float(latest.sum())):
+            while not math.isfinite(latest.sum().item()):
                 rung = next(ladder, None)
                 if rung is None:
                     raise NumericalError(
@@ -134,10 +147,10 @@ def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
         denoise: Denoiser = evaluate
         for wrapper in plan.wrappers:
             denoise = wrapper(denoise)
-        x, history, noise = plan.x, History(), plan.noise()
+        x, history, noise, inference = plan.x, History(), plan.noise(), torch.inference_mode()
         for step in plan.steps:
             # Not around the yield: the mode belongs to the thread, and would leak into the caller.
-            with torch.inference_mode():
+            with inference:
                 x = plan.sampler(denoise, x, step, history, noise)
             yield Snapshot(step=step, x=x, x0=latest, notes=tuple(notes))
 

@@ -23,9 +23,9 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from diffgen.errors import unknown
+from diffgen.errors import NumericalError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -211,26 +211,52 @@ def mix(x0: Tensor, noise: Tensor, alpha: float | Tensor, sigma: float | Tensor)
     return alpha * x0 + sigma * noise
 
 
-def to_x0(
-    prediction: Prediction, output: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor
-) -> Tensor:
-    """The clean estimate from a network's output at the noised sample `x`.
+def blend(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """a x + b y, a new tensor. The arithmetic of every step.
 
-    `epsilon` is the noise, `v` = alpha noise - sigma x0, `flow` = noise - x0. All are exact inverses of
-    `target` when x = mix(x0, noise, alpha, sigma). epsilon cannot be inverted at alpha = 0.
+    Two operations, and one where a + b = 1, as on EDM and flow paths. A product with a Python number would cost the
+    time of both, because torch makes a tensor of the number first.
+    """
+    rest = a + b - 1
+    mixed = x.lerp(y, 1 - a)
+    return mixed.add_(y, alpha=rest) if abs(rest) > 1e-15 else mixed
+
+
+def x0_weights(prediction: Prediction, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    """(a, b) with which the clean estimate is a x + b output. For floats or tensors; the inverse of `target`.
+
+    `epsilon` is the noise, `v` = alpha noise - sigma x0, `flow` = noise - x0.
 
     Raises:
         UsageError: `prediction` is unknown.
+        NumericalError: epsilon, at pure noise: it says nothing of x0 there.
     """
     if prediction == "epsilon":
-        return (x - sigma * output) / alpha
+        if isinstance(alpha, float) and alpha == 0:
+            raise NumericalError("a network that predicts noise says nothing at pure noise (alpha 0)")
+        return 1 / alpha, -sigma / alpha
     if prediction == "v":
-        return (alpha * x - sigma * output) / (alpha * alpha + sigma * sigma)
+        power = alpha * alpha + sigma * sigma
+        return alpha / power, -sigma / power
     if prediction == "flow":
-        return (x - sigma * output) / (alpha + sigma)
+        total = alpha + sigma
+        return 1 / total, -sigma / total
+    if prediction == "x0":
+        return 0.0, 1.0
+    raise unknown("prediction", prediction, PREDICTIONS)
+
+
+def to_x0(
+    prediction: Prediction, output: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor
+) -> Tensor:
+    """The clean estimate from a network's output at the noised sample `x`, by `x0_weights`.
+
+    An exact inverse of `target` when x = mix(x0, noise, alpha, sigma). Raises as `x0_weights`.
+    """
+    a, b = x0_weights(prediction, alpha, sigma)
     if prediction == "x0":
         return output
-    raise unknown("prediction", prediction, PREDICTIONS)
+    return blend(x, a, output, b) if isinstance(a, float) else a * x + b * output
 
 
 def target(

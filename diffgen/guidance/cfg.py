@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, cast
 
 from diffgen.contracts import Branch, Conditioning, Latents, Step
@@ -55,6 +56,10 @@ class CFG:
                 f"the guidance interval must satisfy 0 <= start < stop <= 1; got {self.start} and {self.stop}"
             )
 
+    @cached_property
+    def _push(self) -> Callable[..., Latents]:
+        return PUSHES[self.method].function
+
     @property
     def space(self) -> Literal["output", "x0"]:
         """What `combine` joins."""
@@ -67,12 +72,14 @@ class CFG:
 
     def branches(self, step: Step, pos: Conditioning, neg: Conditioning | None) -> tuple[Branch, ...]:
         """The positive branch, and the negative one where it has an effect."""
-        positive = Branch(name="positive", cond=pos)
+        kept: tuple[Branch, ...] = self.memory.get("branches", ())
+        if not kept or kept[0].cond is not pos or kept[1].cond is not (neg or pos):
+            # The same objects at every step, by which the engine sees that nothing has changed.
+            kept = Branch(name="positive", cond=pos), Branch(name="negative", cond=neg or pos)
+            self.memory["branches"] = kept
         inside = self.start <= step.index / step.count < self.stop
-        done = self.memory.get("converged")
-        if neg is None or self.scale == 1 or not inside or (done is not None and bool(done.all())):
-            return (positive,)
-        return positive, Branch(name="negative", cond=neg)
+        alone = neg is None or self.scale == 1 or not inside or self.memory.get("all converged", False)
+        return kept[:1] if alone else kept
 
     def combine(self, preds: Mapping[str, Latents], step: Step) -> Latents:
         """The guided prediction, of the shape of each prediction."""
@@ -81,7 +88,7 @@ class CFG:
             return pos
         neg = preds["negative"]
         self.memory["index"] = step.index
-        guided = PUSHES[self.method].function(pos, neg, self.scale, self.memory, **self.tuning)
+        guided = self._push(pos, neg, self.scale, self.memory, **self.tuning)
         if self.percentile < 1:
             guided = thresholded(guided, pos, self.percentile)
         guided = rescaled(guided, pos, self.rescale) if self.rescale else guided
@@ -95,6 +102,7 @@ class CFG:
         done = self.memory.get("converged", nothing)
         alike = torch.nn.functional.cosine_similarity(pos.flatten(1), neg.flatten(1)) >= self.converged
         self.memory["converged"] = done | alike
+        self.memory["all converged"] = bool(self.memory["converged"].all())
         return torch.where(done.reshape(-1, *[1] * (pos.ndim - 1)), pos, guided)
 
 
