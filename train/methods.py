@@ -207,8 +207,7 @@ def train_motion(
     text = CLIPTextModel.from_pretrained(picture_model, subfolder="text_encoder", dtype=torch.float32)
     vae, text = vae.eval().requires_grad_(False), text.eval().requires_grad_(False)
     tokenizer = CLIPTokenizer.from_pretrained(picture_model, subfolder="tokenizer")
-    dtype = torch.bfloat16 if loop_settings.precision == "bf16" else torch.float32
-    unet = UNet2DConditionModel.from_pretrained(picture_model, subfolder="unet", torch_dtype=dtype)
+    unet = UNet2DConditionModel.from_pretrained(picture_model, subfolder="unet", torch_dtype=torch.float32)
     out.mkdir(parents=True, exist_ok=True)
     clips = ClipSet(data)
     banks = [build_clip_bank(clips, vae, text, tokenizer, out, held_out=side) for side in (False, True)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffgen.families.common import as_frames, from_frames
-from diffgen.families.motion import frames_of, insert
+from diffgen.families.motion import blocks, frames_of, insert
 from diffgen.train import preview
 from diffgen.train.denoiser import box_path, cached, fingerprint
 from diffgen.train.motion_data import ClipSet, clip_captions
@@ -42,6 +42,9 @@ class MotionSettings:
         frames: of a clip.
         starts: a clip begins at one of so many first frames of the stored loop. With all of them the order in time says
             nothing about what happens, and all that can be drawn from pure noise is a still mean.
+        part: frames that are shown in most steps, drawn at random and told at their places in time. Half the frames
+            take half the time, and the other half says little that is new.
+        whole: share of the steps that show all frames.
         heads: attention heads in time.
         positions: most frames a network can be given at once.
         batch: clips a step.
@@ -52,6 +55,8 @@ class MotionSettings:
 
     frames: int = 16
     starts: int = 2
+    part: int = 8
+    whole: float = 0.25
     heads: int = 4
     positions: int = 32
     batch: int = 1
@@ -134,7 +139,7 @@ def pick(latents: Tensor, frames: int, start: int) -> Tensor:
 
 
 class MotionTask:
-    """See `diffgen.train.loop.Task`. The loop trains the adapter alone; the network around it shares its layers."""
+    """See `diffgen.train.loop.Task`. `model` is the whole network, of which the motion modules alone learn."""
 
     def __init__(
         self, bank: ClipBank, held_out: ClipBank, settings: MotionSettings, adapter: MotionAdapter,
@@ -146,16 +151,33 @@ class MotionTask:
         """
         self.bank, self.held_out, self.settings, self.vae, self.prompts = bank, held_out, settings, vae, prompts
         self.path = box_path()
-        self.model = adapter.train()
-        self.network = insert(unet.requires_grad_(False), adapter)
+        self.adapter = adapter
+        self.model = insert(unet.requires_grad_(False), adapter).train()
         # The fused attention's backward pass takes twice as long on CPUs.
-        self.network.set_attn_processor(AttnProcessor())
+        self.model.set_attn_processor(AttnProcessor())
+        self.places = [block.get_submodule("pos_embed") for block in blocks(self.model)]
+        self.tables = [place.get_buffer("pe") for place in self.places]
 
-    def _errors(self, bank: ClipBank, rows: Tensor, generator: torch.Generator, indices: Tensor) -> Tensor:
+    def tell(self, frames: Tensor) -> None:
+        """Tell the motion modules which positions in time their frames stand at, int64 [n]."""
+        for place, table in zip(self.places, self.tables, strict=True):
+            place.pe = table[:, frames].to(self.model.dtype)
+
+    def _frames(self, generator: torch.Generator) -> Tensor:
+        """The frames of this step, in order."""
+        frames, part = self.settings.frames, self.settings.part
+        order = torch.randperm(frames, generator=generator)
+        every = torch.rand(1, generator=generator).item() < self.settings.whole
+        return order[: frames if every else part].sort().values
+
+    def _errors(
+        self, bank: ClipBank, rows: Tensor, generator: torch.Generator, indices: Tensor, frames: Tensor
+    ) -> Tensor:
         """The loss of each clip [n], with random starts, captions and noise."""
         settings, size = self.settings, len(rows)
         starts = torch.randint(settings.starts, (size,), generator=generator)
-        x0 = torch.stack([pick(bank.latents[r], settings.frames, int(s)) for r, s in zip(rows, starts, strict=True)])
+        clips = [pick(bank.latents[r], settings.frames, int(s)) for r, s in zip(rows, starts, strict=True)]
+        x0 = torch.stack(clips)[:, :, frames]
         which = torch.randint(bank.captions.shape[1], (size,), generator=generator)
         lines = bank.captions[rows, which]
         lines[torch.rand(size, generator=generator) < settings.drop] = 0
@@ -166,8 +188,8 @@ class MotionTask:
     def predict(self, x: Tensor, times: Tensor, text: Tensor) -> Tensor:
         """v for clips [n, channels, frames, side, side], texts [n, tokens, width]."""
         frames, dtype = x.shape[2], self.model.dtype
-        with frames_of(self.network, frames):
-            rows = self.network(
+        with frames_of(self.model, frames):
+            rows = self.model(
                 as_frames(x).to(dtype), times.repeat_interleave(frames), text.to(dtype).repeat_interleave(frames, dim=0)
             ).sample
         return from_frames(rows, len(x))
@@ -175,7 +197,9 @@ class MotionTask:
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         rows = torch.multinomial(self.bank.weights, self.settings.batch, replacement=True, generator=generator)
         indices = self.settings.density.draw(self.path, len(rows), generator)
-        return {"loss": self._errors(self.bank, rows, generator, indices).mean()}
+        frames = self._frames(generator)
+        self.tell(frames)
+        return {"loss": self._errors(self.bank, rows, generator, indices, frames).mean()}
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
@@ -183,8 +207,10 @@ class MotionTask:
         generator = torch.Generator().manual_seed(0)
         rows = torch.arange(len(self.held_out.weights))
         indices = torch.linspace(200, len(self.path.alphas_cumprod) - 1, len(rows)).long()
+        frames = torch.arange(self.settings.frames)
+        self.tell(frames)
         parts = zip(rows.split(1), indices.split(1), strict=True)
-        return float(torch.cat([self._errors(self.held_out, r, generator, i) for r, i in parts]).mean())
+        return float(torch.cat([self._errors(self.held_out, r, generator, i, frames) for r, i in parts]).mean())
 
     @torch.no_grad()
     def sample(self, step: int) -> Image.Image:
@@ -195,13 +221,15 @@ class MotionTask:
         for number, prompt in enumerate(self.prompts):
             noise = torch.randn(settings.frames, channels, *side, generator=torch.Generator().manual_seed(number))
             texts = prompt.expand(settings.frames, -1, -1)
-            with frames_of(self.network, settings.frames):
+            with frames_of(self.model, settings.frames):
                 latents = preview.draw(
-                    self.network, texts, self.bank.texts[:1], noise, self.path,
+                    self.model, texts, self.bank.texts[:1], noise, self.path,
                     steps=settings.preview_steps, guidance=settings.guidance,
                 )  # fmt: skip
             rows.append(preview.decode(self.vae, latents[::2]))
         return preview.grid(np.concatenate(rows), columns=len(rows[0]))
 
     def export(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        for place, table in zip(self.places, self.tables, strict=True):
+            place.pe = table  # all of them, in full
+        self.adapter.save_pretrained(folder)

@@ -15,7 +15,7 @@ from diffgen.train.loop import Loop, LoopSettings
 from diffgen.train.motion import ClipBank, MotionSettings, MotionTask, new_adapter, pick
 from diffgen.train.motion_data import ClipRecord, ClipSet, clip_captions, on_white, set_in_motion
 
-SETTINGS = MotionSettings(frames=4, heads=2, positions=8, drop=0.0, preview_steps=2)
+SETTINGS = MotionSettings(frames=4, part=2, heads=2, positions=8, drop=0.0, preview_steps=2)
 
 
 def unet():
@@ -47,12 +47,12 @@ def loop(folder, task):
 def test_untrained_modules_draw_each_frame_as_the_picture_model_does():
     made = task()
     with torch.no_grad():
-        for parameter in made.network.conv_out.parameters():
+        for parameter in made.model.conv_out.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(1))
     x, text, times = torch.randn(2, 4, 4, 8, 8), torch.randn(2, 5, 16), torch.tensor([3, 700])
     clip = made.predict(x, times, text)
     for k in range(4):
-        torch.testing.assert_close(clip[:, :, k], made.network(x[:, :, k], times, text).sample, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(clip[:, :, k], made.model(x[:, :, k], times, text).sample, rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_motion_modules_learn_and_a_resumed_run_repeats_the_unbroken_one(tmp_path):
@@ -68,7 +68,7 @@ def test_only_the_motion_modules_learn_and_a_resumed_run_repeats_the_unbroken_on
         second.advance()
     assert torch.equal(whole.weights.master, second.weights.master)
     assert not torch.equal(whole.weights.master, loop(tmp_path, task()).weights.master)
-    after = whole.task.network.state_dict()
+    after = whole.task.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
@@ -78,8 +78,29 @@ def test_what_is_exported_is_a_motion_adapter_with_the_averaged_weights(tmp_path
     run.show()
     assert Image.open(tmp_path / "samples" / "00000001.png").size == (2 * 8, 2 * 8)
     adapter = MotionAdapter.from_pretrained(tmp_path / "model")
-    flat = torch.cat([parameter.flatten() for parameter in adapter.parameters()])
-    assert torch.equal(flat, run.weights.average)
+    assert sum(parameter.numel() for parameter in adapter.parameters()) == len(run.weights.average)
+    with run.weights.averaged():
+        for name, value in run.task.adapter.state_dict().items():
+            assert torch.equal(adapter.state_dict()[name], value), name
+    assert adapter.down_blocks[0].motion_modules[0].transformer_blocks[0].pos_embed.pe.shape[1] == 8
+
+
+def test_frames_left_out_do_not_change_what_the_others_are_told():
+    made = task()
+    for block in made.model.down_blocks:
+        for module in block.motion_modules:
+            torch.nn.init.eye_(module.proj_out.weight)
+    x, text, times = torch.randn(1, 4, 4, 8, 8), torch.randn(1, 5, 16), torch.tensor([500])
+    hidden = []
+    place = made.places[0]
+    handle = place.register_forward_hook(lambda _module, inputs, output: hidden.append(output - inputs[0]))
+    made.tell(torch.arange(4))
+    made.predict(x, times, text)
+    made.tell(torch.tensor([1, 3]))
+    made.predict(x[:, :, [1, 3]], times, text)
+    handle.remove()
+    per_call = len(hidden) // 2  # each block's two attentions are told
+    torch.testing.assert_close(hidden[0][:, [1, 3]], hidden[per_call])
 
 
 def test_a_clip_is_one_round_of_its_loop_from_any_start():
