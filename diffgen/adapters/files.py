@@ -45,7 +45,9 @@ def open_file(file: Path, *, allow_pickle: bool = False) -> Contents:
     if file.suffix.lower() == ".safetensors":
         return _safetensors(file, start)
     if not allow_pickle:
-        raise CheckpointError(f"{file} is a pickle, which can run code; allow_pickle=True (--allow-pickle) reads it as weights only")
+        raise CheckpointError(
+            f"{file} is a pickle, which can run code; allow_pickle=True (--allow-pickle) reads it as weights only"
+        )
     return _pickle(file)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffgen.adapters.layouts import LAYOUTS
+from diffgen.naming.lines import lines
+from diffgen.naming.tables import LAYOUTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,16 +91,6 @@ def _old_names(name: str) -> Iterator[str]:
                     yield full.removesuffix(new) + old
 
 
-def _lines(table: str) -> Iterator[tuple[str, str]]:
-    """(original, ours) of every line, its {lists} spelled out."""
-    for line in table.split("\n"):
-        lists = [found.split(",") for found in re.findall(r"\{([^}]*)\}", line)]
-        for k in range(len(lists[0]) if lists else bool(line)):
-            spelled = re.sub(r"\{([^}]*)\}", lambda found: found[1].split(",")[k], line)  # noqa: B023
-            original, _, ours = spelled.partition(" = ")
-            yield original, ours
-
-
 def _pattern(template: str) -> re.Pattern[str]:
     wild = {"**": r"(.+)", "*": r"([^.]+)"}
     return re.compile("".join(wild.get(part) or re.escape(part) for part in re.split(r"(\*\*?)", template)))
@@ -112,17 +103,14 @@ def _fill(template: str, found: Iterable[str]) -> str:
 
 def _from_table(table: str, network: Any, layers: Mapping[str, int]) -> dict[str, tuple[Piece, ...]]:
     names: dict[str, tuple[Piece, ...]] = {}
-    for original, ours in _lines(table):
-        swap = next((word for word in ("swap? ", "swap ") if ours.startswith(word)), "")
-        first, *others = ours.removeprefix(swap).split(" + ")
-        parts = [first, *(first.rpartition(".")[0] + part if part.startswith(".") else part for part in others)]
-        pattern = _pattern(first)
+    for line in lines(table):
+        pattern = _pattern(line.ours[0])
         for layer in layers:
             found = pattern.fullmatch(layer)
-            filled = [_fill(part, found.groups()) for part in parts] if found else []
+            filled = [_fill(part, found.groups()) for part in line.ours] if found else []
             if found and all(part in layers for part in filled):
-                halves = swap == "swap " or (swap == "swap? " and _is_pair(network, layer))
-                names[_fill(original, found.groups())] = _pieces(filled, layers, halves)
+                halves = line.swap == "swap" or (line.swap == "swap?" and _is_pair(network, layer))
+                names[_fill(line.original, found.groups())] = _pieces(filled, layers, halves)
     return names
 
 

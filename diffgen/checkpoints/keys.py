@@ -40,7 +40,7 @@ class Layout:
     """How an original file names a network's weights.
 
     Attributes:
-        rules: the more specific name wins.
+        rules: the more specific name wins; of several for one name of ours the first is written.
         rest: whether names that no rule knows are the same on both sides.
         dropped: names in the original file that the network has no use for; those behind them belong to them.
     """
@@ -134,7 +134,7 @@ def outward(keys: Iterable[str], layout: Layout) -> tuple[dict[str, Piece], list
     table: dict[str, tuple[Rule, int]] = {}
     for rule in layout.rules:
         for index, ours in enumerate((rule.ours,) if isinstance(rule.ours, str) else rule.ours):
-            table[ours] = rule, index
+            table.setdefault(ours, (rule, index))
     found: dict[str, Piece] = {}
     joined: dict[str, dict[int, str]] = {}
     unknown: list[str] = []

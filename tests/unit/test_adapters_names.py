@@ -13,8 +13,8 @@ import torch
 from diffusers.loaders import single_file_utils as converters
 
 from diffgen.adapters import Adapter, apply
-from diffgen.adapters.layouts import LAYOUTS
 from diffgen.adapters.names import Names, names_of
+from diffgen.naming.tables import LAYOUTS
 from tests.tiny_lora import write
 
 # The converters know the sizes of the published networks by heart; on the "meta" device these cost nothing.
@@ -45,7 +45,7 @@ NETWORKS: dict[str, tuple[Callable[[], Any], Any]] = {
 TABLES = ("pos_embed", "positional_encoding", "pos_frequencies", "y_embedder.y_embedding", "register_tokens")
 # ComfyUI's own words for HunyuanVideo are no input of the converter, which reads the authors'.
 SECOND = ("attn.qkv", "attn.proj", "_mod.lin", "_mlp.0", "_mlp.2", "modulation.lin", ".norm.query_norm",
-          ".norm.key_norm", "_in.in_layer", "_in.out_layer", ".mlp.0", ".mlp.2")  # fmt: skip
+          ".norm.key_norm", "_in.in_layer", "_in.out_layer", "_embedder.in_layer", "_embedder.out_layer", ".mlp.0", ".mlp.2")  # fmt: skip
 
 
 def originals(names: Names, layers: set[str], *, leave: tuple[str, ...] = ()) -> dict[str, Any]:

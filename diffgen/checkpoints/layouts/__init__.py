@@ -15,5 +15,7 @@ from diffgen.checkpoints.layouts import autoencoders, dits, text, unet
 LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Layout]] = {
     "unet": unet.unet, "kl": autoencoders.kl, "wan-vae": autoencoders.wan_vae, "open-clip": text.open_clip,
     "flux": dits.flux, "chroma": dits.chroma, "sd3": dits.sd3, "wan": dits.wan, "ltx": dits.ltx,
-    "z-image": dits.z_image, "qwen-vl": text.qwen_vl, "same": text.same,
+    "z-image": dits.z_image, "flux2": dits.flux2, "hunyuan-video": dits.hunyuan_video, "mochi": dits.mochi,
+    "auraflow": dits.auraflow, "lumina2": dits.lumina2, "pixart": dits.pixart, "sana": dits.sana,
+    "qwen-vl": text.qwen_vl, "same": text.same,
 }  # fmt: skip

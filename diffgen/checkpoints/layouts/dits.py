@@ -1,144 +1,137 @@
-"""Diffusion transformers as their authors and ComfyUI name them: Flux, Chroma, SD 3, Wan, LTX, Z-Image."""
+"""Diffusion transformers as their authors and ComfyUI name them, from the table of layers that LoRAs are read by too.
+
+What a table of layers cannot say is said here: parameters of another name, halves that changed places in one block
+only, and rows that are not shared out evenly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffgen.checkpoints.keys import Layout, Rule
+from diffgen.naming.lines import Line, lines
+from diffgen.naming.tables import LAYOUTS
+
+Config = Mapping[str, Any]
 
 
-def _plain(names: Mapping[str, str]) -> list[Rule]:
-    return [Rule(theirs, ours) for theirs, ours in names.items()]
+def rules_of(network: str, *, norms: str = "", stacks: Iterable[str] = ()) -> list[Rule]:
+    """The rules for a network's class, out of its lines in the table.
+
+    Args:
+        norms: what the original calls the weight of its query and key norms, where it is not "weight".
+        stacks: what the first `*` of lines that begin with two stands for.
+    """
+    rules = []
+    for line in lines(LAYOUTS[network]):
+        for one in _stacked(line, stacks):
+            rules.append(_rule(one))
+            if norms and one.original.endswith("_norm"):
+                rules.append(Rule(f"{one.original}.{norms}", f"{one.ours[0]}.weight"))
+    return rules
 
 
-def _qkv(theirs: str, ours: str, names: tuple[str, ...] = ("to_q", "to_k", "to_v")) -> Rule:
-    return Rule(theirs, tuple(f"{ours}.{name}" for name in names), "part", (1, 1, 1))
-
-
-_ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
-
-
-def _flux_blocks() -> list[Rule]:
-    double, single = "double_blocks.*", "single_blocks.*"
-    block, alone = "transformer_blocks.*", "single_transformer_blocks.*"
-    rules = [
-        _qkv(f"{double}.img_attn.qkv", f"{block}.attn"),
-        _qkv(f"{double}.txt_attn.qkv", f"{block}.attn", _ADDED),
-        Rule(f"{single}.linear1", (*(f"{alone}.attn.{name}" for name in ("to_q", "to_k", "to_v")), f"{alone}.proj_mlp"),
-             "part", (1, 1, 1, 4)),
+def _stacked(line: Line, stacks: Iterable[str]) -> Iterable[Line]:
+    if not line.original.startswith("*."):
+        return [line]
+    return [
+        Line(original=stack + line.original[1:], ours=tuple(stack + name[1:] for name in line.ours),
+             shares=line.shares, swap=line.swap)
+        for stack in stacks
     ]  # fmt: skip
-    return rules + _plain({
-        "img_in": "x_embedder", "txt_in": "context_embedder", "final_layer.linear": "proj_out",
-        f"{double}.img_mod.lin": f"{block}.norm1.linear", f"{double}.txt_mod.lin": f"{block}.norm1_context.linear",
-        f"{double}.img_attn.norm.query_norm.scale": f"{block}.attn.norm_q.weight",
-        f"{double}.img_attn.norm.key_norm.scale": f"{block}.attn.norm_k.weight",
-        f"{double}.txt_attn.norm.query_norm.scale": f"{block}.attn.norm_added_q.weight",
-        f"{double}.txt_attn.norm.key_norm.scale": f"{block}.attn.norm_added_k.weight",
-        f"{double}.img_attn.proj": f"{block}.attn.to_out.0", f"{double}.txt_attn.proj": f"{block}.attn.to_add_out",
-        f"{double}.img_mlp.0": f"{block}.ff.net.0.proj", f"{double}.img_mlp.2": f"{block}.ff.net.2",
-        f"{double}.txt_mlp.0": f"{block}.ff_context.net.0.proj", f"{double}.txt_mlp.2": f"{block}.ff_context.net.2",
-        f"{single}.modulation.lin": f"{alone}.norm.linear", f"{single}.linear2": f"{alone}.proj_out",
-        f"{single}.norm.query_norm.scale": f"{alone}.attn.norm_q.weight",
-        f"{single}.norm.key_norm.scale": f"{alone}.attn.norm_k.weight",
-    })  # fmt: skip
 
 
-def flux(config: Mapping[str, Any]) -> Layout:
+def _rule(line: Line) -> Rule:
+    # Behind a name everything is carried over anyway.
+    theirs, ours = line.original.removesuffix(".**"), tuple(name.removesuffix(".**") for name in line.ours)
+    if len(ours) > 1:
+        return Rule(theirs, ours, "part", line.shares)
+    return Rule(theirs, ours[0], "swap" if line.swap == "swap" else "same")
+
+
+def flux(config: Config) -> Layout:
     """Flux.1. The last modulation gives shift and scale there, scale and shift in diffusers."""
-    rules = _flux_blocks() + [Rule("final_layer.adaLN_modulation.1", "norm_out.linear", "swap")]
-    for theirs, ours in {"time_in": "timestep", "vector_in": "text", "guidance_in": "guidance"}.items():
-        for a, b in {"in_layer": "linear_1", "out_layer": "linear_2"}.items():
-            rules.append(Rule(f"{theirs}.{a}", f"time_text_embed.{ours}_embedder.{b}"))
-    return Layout(tuple(rules))
+    return Layout(tuple(rules_of("FluxTransformer2DModel", norms="scale")))
 
 
-def chroma(config: Mapping[str, Any]) -> Layout:
+def chroma(config: Config) -> Layout:
     """Chroma: Flux without modulation layers; one small network makes all of them."""
     guide = "distilled_guidance_layer"
-    rules = _flux_blocks() + _plain({
-        f"{guide}.in_proj": f"{guide}.in_proj", f"{guide}.out_proj": f"{guide}.out_proj",
-        f"{guide}.layers.*.in_layer": f"{guide}.layers.*.linear_1",
-        f"{guide}.layers.*.out_layer": f"{guide}.layers.*.linear_2",
-        f"{guide}.norms.*.scale": f"{guide}.norms.*.weight",
-    })  # fmt: skip
-    return Layout(tuple(rules))
+    rules = [rule for rule in rules_of("ChromaTransformer2DModel", norms="scale") if "norm_out" not in rule.ours]
+    own = [Rule(f"{guide}.{name}", f"{guide}.{name}") for name in ("in_proj", "out_proj")]
+    return Layout((*rules, *own, Rule(f"{guide}.norms.*.scale", f"{guide}.norms.*.weight")))
 
 
-def sd3(config: Mapping[str, Any]) -> Layout:
+def flux2(config: Config) -> Layout:
+    """Flux.2 and Klein."""
+    return Layout(tuple(rules_of("Flux2Transformer2DModel", norms="scale")))
+
+
+def hunyuan_video(config: Config) -> Layout:
+    """HunyuanVideo, in its authors' names or in ComfyUI's; written in the authors'."""
+    rules = rules_of("HunyuanVideoTransformer3DModel", norms="scale")
+    own = [rule for rule in rules if rule.theirs.endswith(("q_norm", "k_norm"))]
+    return Layout((*(Rule(f"{rule.theirs}.weight", f"{rule.ours}.weight") for rule in own), *rules))
+
+
+def sd3(config: Config) -> Layout:
     """Stable Diffusion 3 and 3.5. The last block's text half only gives keys and values."""
-    rules = []
-    for theirs, norm, more in (("x_block", "norm", ""), ("context_block", "norm_added", "_context")):
-        side, block = f"joint_blocks.*.{theirs}", "transformer_blocks.*"
-        rules += [
-            _qkv(f"{side}.attn.qkv", f"{block}.attn", _ADDED if more else ("to_q", "to_k", "to_v")),
-            *_plain({
-                f"{side}.attn.proj": f"{block}.attn.to_add_out" if more else f"{block}.attn.to_out.0",
-                f"{side}.attn.ln_q": f"{block}.attn.{norm}_q", f"{side}.attn.ln_k": f"{block}.attn.{norm}_k",
-                f"{side}.adaLN_modulation.1": f"{block}.norm1{more}.linear",
-                f"{side}.mlp.fc1": f"{block}.ff{more}.net.0.proj", f"{side}.mlp.fc2": f"{block}.ff{more}.net.2",
-            }),
-        ]  # fmt: skip
-    second, block = "joint_blocks.*.x_block.attn2", "transformer_blocks.*.attn2"
-    rules += [_qkv(f"{second}.qkv", block), *_plain({
-        f"{second}.proj": f"{block}.to_out.0", f"{second}.ln_q": f"{block}.norm_q", f"{second}.ln_k": f"{block}.norm_k",
-        "pos_embed": "pos_embed.pos_embed", "x_embedder.proj": "pos_embed.proj",
-        "context_embedder": "context_embedder", "final_layer.linear": "proj_out",
-        "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
-        "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
-        "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
-        "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
-    })]  # fmt: skip
     last = config["num_layers"] - 1
-    rules += [
-        Rule("final_layer.adaLN_modulation.1", "norm_out.linear", "swap"),
-        Rule(f"joint_blocks.{last}.context_block.adaLN_modulation.1",
-             f"transformer_blocks.{last}.norm1_context.linear", "swap"),
-    ]  # fmt: skip
-    return Layout(tuple(rules))
+    theirs, ours = f"joint_blocks.{last}.context_block.adaLN_modulation.1", f"transformer_blocks.{last}.norm1_context"
+    plain = [Rule("pos_embed", "pos_embed.pos_embed"), Rule("context_embedder", "context_embedder")]
+    return Layout((*rules_of("SD3Transformer2DModel"), *plain, Rule(theirs, f"{ours}.linear", "swap")))
 
 
-def wan(config: Mapping[str, Any]) -> Layout:
+def wan(config: Config) -> Layout:
     """Wan 2.1 and 2.2. Its `norm3` is the one before cross-attention, diffusers' `norm2`."""
-    names = {
-        "patch_embedding": "patch_embedding", "head.modulation": "scale_shift_table", "head.head": "proj_out",
-        "time_projection.1": "condition_embedder.time_proj",
-        "img_emb.proj.0": "condition_embedder.image_embedder.norm1",
-        "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
-        "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
-        "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
-        "blocks.*.modulation": "blocks.*.scale_shift_table", "blocks.*.norm3": "blocks.*.norm2",
-        "blocks.*.ffn.0": "blocks.*.ffn.net.0.proj", "blocks.*.ffn.2": "blocks.*.ffn.net.2",
-    }
-    for theirs, ours in (("time_embedding", "time_embedder"), ("text_embedding", "text_embedder")):
-        names[f"{theirs}.0"] = f"condition_embedder.{ours}.linear_1"
-        names[f"{theirs}.2"] = f"condition_embedder.{ours}.linear_2"
-    inner = {
-        "q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k",
-        "k_img": "add_k_proj", "v_img": "add_v_proj", "norm_k_img": "norm_added_k",
-    }  # fmt: skip
-    for theirs, ours in (("self_attn", "attn1"), ("cross_attn", "attn2")):
-        names |= {f"blocks.*.{theirs}.{a}": f"blocks.*.{ours}.{b}" for a, b in inner.items()}
-    return Layout(tuple(_plain(names)))
+    return Layout((*rules_of("WanTransformer3DModel"), Rule("patch_embedding", "patch_embedding")))
 
 
-def ltx(config: Mapping[str, Any]) -> Layout:
+def ltx(config: Config) -> Layout:
     """LTX-Video's transformer."""
-    names = {"patchify_proj": "proj_in", "adaln_single": "time_embed"}
-    for attention in ("attn1", "attn2"):
-        block = f"transformer_blocks.*.{attention}"
-        names |= {f"{block}.q_norm": f"{block}.norm_q", f"{block}.k_norm": f"{block}.norm_k"}
-    return Layout(tuple(_plain(names)), rest=True)
+    return Layout(tuple(rules_of("LTXVideoTransformer3DModel")), rest=True)
 
 
-def z_image(config: Mapping[str, Any]) -> Layout:
+def mochi(config: Config) -> Layout:
+    """Mochi. The last block's text half gives keys and values alone."""
+    last = config["num_layers"] - 1
+    end = Rule(f"blocks.{last}.mod_y", f"transformer_blocks.{last}.norm1_context.linear_1")
+    rules = [rule for rule in rules_of("MochiTransformer3DModel") if rule.ours != end.ours.replace(str(last), "*")]
+    return Layout((*rules, end), rest=True)
+
+
+def auraflow(config: Config) -> Layout:
+    """AuraFlow."""
+    return Layout(tuple(rules_of("AuraFlowTransformer2DModel")), rest=True)
+
+
+def lumina2(config: Config) -> Layout:
+    """Lumina 2. Queries have more heads than keys and values; the refiner of the text has a norm without a scale."""
+    heads, few = config["num_attention_heads"], config["num_kv_heads"] or config["num_attention_heads"]
+    rules = []
+    for rule in rules_of("Lumina2Transformer2DModel", stacks=("layers", "noise_refiner", "context_refiner")):
+        plain, text = str(rule.ours).endswith(".norm1"), rule.theirs.startswith("context_refiner")
+        if rule.how == "part":
+            rules.append(Rule(rule.theirs, rule.ours, "part", (heads // few, 1, 1)))
+        elif not rule.theirs.endswith("attention_norm1") or plain == text:
+            rules.append(rule)
+    return Layout(tuple(rules), rest=True)
+
+
+def z_image(config: Config) -> Layout:
     """Z-Image: one attention projection where diffusers has three, and ends named after the patch size."""
     patch = f"{config['all_patch_size'][0]}-{config['all_f_patch_size'][0]}"
-    rules = _plain({"x_embedder": f"all_x_embedder.{patch}", "final_layer": f"all_final_layer.{patch}"})
-    for stack in ("layers", "noise_refiner", "context_refiner"):
-        place = f"{stack}.*.attention"
-        rules += [_qkv(f"{place}.qkv", place), *_plain({
-            f"{place}.out": f"{place}.to_out.0", f"{place}.q_norm": f"{place}.norm_q",
-            f"{place}.k_norm": f"{place}.norm_k",
-        })]  # fmt: skip
-    return Layout(tuple(rules), rest=True, dropped=("norm_final",))
+    rules = rules_of("ZImageTransformer2DModel", stacks=("layers", "noise_refiner", "context_refiner"))
+    ends = [Rule("x_embedder", f"all_x_embedder.{patch}"), Rule("final_layer", f"all_final_layer.{patch}")]
+    return Layout((*rules, *ends), rest=True, dropped=("norm_final",))
+
+
+def pixart(config: Config) -> Layout:
+    """PixArt. What stands for an empty caption, and the places of the patches, are made or never read."""
+    return Layout(tuple(rules_of("PixArtTransformer2DModel")), dropped=("pos_embed", "y_embedder.y_embedding"))
+
+
+def sana(config: Config) -> Layout:
+    """Sana."""
+    return Layout(tuple(rules_of("SanaTransformer2DModel")), dropped=("pos_embed", "y_embedder.y_embedding"))

@@ -1,10 +1,12 @@
 """What the networks' own authors, and with them kohya and ComfyUI, call the layers that diffusers renamed.
 
+Read by `diffgen.adapters` for the layers of a LoRA and by `diffgen.checkpoints` for the weights of a file.
+
 One line a layer: `original = ours`. `*` stands for one part of a name, `**` for any number of them, equal on both
 sides. `{a,b} = {c,d}` are two lines. `a + .b` is one original layer that diffusers cut into two, in the order of
-their rows, `.b` lying beside `a`. `swap` means that diffusers exchanged the two halves of the rows (shift and scale,
-or value and gate); `swap?` that it did so only in layers that hold exactly a shift and a scale. Layers that a network
-does not have are passed over.
+their rows, `.b` lying beside `a`; a number before a part says how many times the rows of the others it has. `swap`
+means that diffusers exchanged the two halves of the rows (shift and scale, or value and gate); `swap?` that it did so
+only in layers that hold exactly a shift and a scale. Layers that a network does not have are passed over.
 Sources: the authors' repositories; tests/unit/test_adapters_names.py compares with diffusers' single-file converters.
 """
 
@@ -26,16 +28,16 @@ double_blocks.*.{{img,txt}}_mod.lin = transformer_blocks.*.{{norm1,norm1_context
 double_blocks.*.{{img,txt}}_mlp.0 = transformer_blocks.*.{{ff,ff_context}}.net.0.proj
 double_blocks.*.{{img,txt}}_mlp.2 = transformer_blocks.*.{{ff,ff_context}}.net.2
 single_blocks.*.{{modulation.lin,linear2}} = single_transformer_blocks.*.{{norm.linear,proj_out}}
-single_blocks.*.linear1 = single_transformer_blocks.*.attn.to_q + .to_k + .to_v + single_transformer_blocks.*.proj_mlp
+single_blocks.*.linear1 = single_transformer_blocks.*.attn.to_q + .to_k + .to_v + 4 single_transformer_blocks.*.proj_mlp
 time_in.{{in,out}}_layer = time_text_embed.timestep_embedder.linear_{{1,2}}
 vector_in.{{in,out}}_layer = time_text_embed.text_embedder.linear_{{1,2}}
 guidance_in.{{in,out}}_layer = time_text_embed.guidance_embedder.linear_{{1,2}}
 distilled_guidance_layer.layers.*.{{in,out}}_layer = distilled_guidance_layer.layers.*.linear_{{1,2}}
 """
 
-# ComfyUI holds HunyuanVideo in Flux's names; the authors join some of their parts by "_".
+# The authors join some of their parts by "_"; ComfyUI holds HunyuanVideo in Flux's names.
 _REFINER = "context_embedder.token_refiner.refiner_blocks.*"
-_HUNYUAN_VIDEO = f"""{_FLUX}
+_HUNYUAN_VIDEO = f"""
 double_blocks.*.img_attn_qkv = transformer_blocks.*.attn.to_q + .to_k + .to_v
 double_blocks.*.txt_attn_qkv = transformer_blocks.*.attn.add_q_proj + .add_k_proj + .add_v_proj
 double_blocks.*.{{img,txt}}_attn_proj = transformer_blocks.*.attn.{{to_out.0,to_add_out}}
@@ -58,7 +60,9 @@ txt_in.individual_token_refiner.blocks.*.{{self_attn_proj,norm1,norm2}} = {_REFI
 txt_in.individual_token_refiner.blocks.*.self_attn.proj = {_REFINER}.attn.to_out.0
 txt_in.individual_token_refiner.blocks.*.mlp.{{fc1,fc2,0,2}} = {_REFINER}.ff.{{net.0.proj,net.2,net.0.proj,net.2}}
 txt_in.individual_token_refiner.blocks.*.adaLN_modulation.1 = {_REFINER}.norm_out.linear
-"""
+txt_in.t_embedder.{{in,out}}_layer = context_embedder.time_text_embed.timestep_embedder.linear_{{1,2}}
+txt_in.c_embedder.{{in,out}}_layer = context_embedder.time_text_embed.text_embedder.linear_{{1,2}}
+{_FLUX}"""
 
 _FLUX_2 = f"""{_DOUBLE}
 double_blocks.*.img_mlp.{{0,2}} = transformer_blocks.*.ff.linear_{{in,out}}
@@ -103,7 +107,8 @@ img_emb.proj.{0,1,3,4} = condition_embedder.image_embedder.{norm1,ff.net.0.proj,
 _LTX = """
 patchify_proj = proj_in
 adaln_single.** = time_embed.**
-**.{q,k}_norm = **.norm_{q,k}
+transformer_blocks.*.attn1.{q,k}_norm = transformer_blocks.*.attn1.norm_{q,k}
+transformer_blocks.*.attn2.{q,k}_norm = transformer_blocks.*.attn2.norm_{q,k}
 """
 
 _MOCHI = """
@@ -157,7 +162,7 @@ x_embedder = all_x_embedder.2-1
 """
 
 # PixArt and Sana, which come from one house.
-_PIXART = """
+_TOGETHER = """
 blocks.*.attn.qkv = transformer_blocks.*.attn1.to_q + .to_k + .to_v
 blocks.*.attn.proj = transformer_blocks.*.attn1.to_out.0
 blocks.*.cross_attn.kv_linear = transformer_blocks.*.attn2.to_k + .to_v
@@ -165,13 +170,21 @@ blocks.*.cross_attn.{q_linear,proj} = transformer_blocks.*.attn2.{to_q,to_out.0}
 blocks.*.mlp.fc{1,2} = transformer_blocks.*.ff.net.{0.proj,2}
 blocks.*.mlp.{inverted,depth,point}_conv.conv = transformer_blocks.*.ff.conv_{inverted,depth,point}
 blocks.*.scale_shift_table = transformer_blocks.*.scale_shift_table
-x_embedder.proj = {pos_embed,patch_embed}.proj
-t_embedder.mlp.0 = {adaln_single,time_embed}.emb.timestep_embedder.linear_1
-t_embedder.mlp.2 = {adaln_single,time_embed}.emb.timestep_embedder.linear_2
-t_block.1 = {adaln_single,time_embed}.linear
 y_embedder.y_proj.fc{1,2} = caption_projection.linear_{1,2}
-attention_y_norm = caption_norm
 final_layer.{linear,scale_shift_table} = {proj_out,scale_shift_table}
+"""
+_PIXART = f"""{_TOGETHER}
+x_embedder.proj = pos_embed.proj
+t_embedder.mlp.{{0,2}} = adaln_single.emb.timestep_embedder.linear_{{1,2}}
+t_block.1 = adaln_single.linear
+csize_embedder.mlp.{{0,2}} = adaln_single.emb.resolution_embedder.linear_{{1,2}}
+ar_embedder.mlp.{{0,2}} = adaln_single.emb.aspect_ratio_embedder.linear_{{1,2}}
+"""
+_SANA = f"""{_TOGETHER}
+x_embedder.proj = patch_embed.proj
+t_embedder.mlp.{{0,2}} = time_embed.emb.timestep_embedder.linear_{{1,2}}
+t_block.1 = time_embed.linear
+attention_y_norm = caption_norm
 """
 
 # The motion modules of AnimateDiff, as the authors' motion LoRAs name them.
@@ -191,7 +204,7 @@ LAYOUTS: dict[str, str] = {
     "MochiTransformer3DModel": _MOCHI,
     "PixArtTransformer2DModel": _PIXART,
     "SD3Transformer2DModel": _SD3,
-    "SanaTransformer2DModel": _PIXART,
+    "SanaTransformer2DModel": _SANA,
     "UNetMotionModel": _MOTION,
     "WanTransformer3DModel": _WAN,
     "ZImageTransformer2DModel": _Z_IMAGE,
