@@ -51,6 +51,19 @@ def first(
     return drawn.to(device)
 
 
+def reordered(noise_: Latents, seeds: Sequence[int], turn: int) -> Latents:
+    """The same noise with its frames in another order: what a clip goes on with, `turn` frames later.
+
+    Args:
+        noise_: [batch, channels, frames, height, width], a row a seed.
+    """
+    rows = []
+    for row, seed in zip(noise_, seeds, strict=True):
+        gen = noise.generators([(seed + turn) % 2**63])[0]
+        rows.append(row[:, torch.randperm(row.shape[1], generator=gen).to(row.device)])
+    return torch.stack(rows)
+
+
 def _reschedule(row: Latents, length: int, stride: int, gen: torch.Generator) -> None:
     """Fills `row` [channels, frames, height, width] behind its first `length` frames, in place."""
     frames = row.shape[1]

@@ -1,94 +1,106 @@
-"""A picture becomes the first frame of a clip."""
+"""A clip that begins with a picture, or has pictures at several of its frames."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from diffgen import noise
 from diffgen.checkpoints import Model
-from diffgen.contracts import Plan, Wrapper, steps_of
+from diffgen.contracts import Plan
 from diffgen.errors import UsageError
-from diffgen.pipelines import adapting, drawing, request, walking
+from diffgen.pipelines import drawing, filming, request
 from diffgen.pipelines.drawing import Clip, Event
 from diffgen.pipelines.visuals import fit
 from diffgen.recipe import Recipe
-from diffgen.wrappers import hold
 
-TASK = "image_to_video"
+TASK, KEYFRAMES = "image_to_video", "keyframes"
+Pictures = np.ndarray | Mapping[int, np.ndarray]
 
 
 def prepare(
-    model: Model, image: np.ndarray, prompt: str = "", *, frames: int | None = None, **options: Any
+    model: Model, image: Pictures, prompt: str = "", *, frames: int | None = None, **options: Any
 ) -> tuple[Recipe, ...]:
-    """One whole recipe a clip, checked before anything is computed. `image` is as for `fit`, the rest as for
-    `diffgen.pipelines.text_to_video.prepare`; the prompt may be empty.
+    """One whole recipe a clip, checked before anything is computed. The prompt may be empty.
+
+    Args:
+        image: the first frame, as for `fit`; or pictures by frame number, where -1 is the last frame.
+        options: as for `diffgen.pipelines.text_to_video.prepare`.
 
     Raises:
         UsageError: a value is unknown or out of range.
-        UnsupportedError: the family cannot make clips of a picture.
+        UnsupportedError: the family cannot make clips of such pictures.
     """
     frames = model.family.spec.frames if frames is None else frames
-    recipes = request.resolve(model, TASK, prompt=prompt, frames=frames, wordless=True, **options)
-    fitted, notes = fit(image, recipes[0].width or 0, recipes[0].height or 0)
-    given = {"image_sha256": hashlib.sha256(fitted.tobytes()).hexdigest()}
-    return tuple(replace(recipe, extra=given, notes=notes) for recipe in recipes)
+    given = at_frames(image, frames)
+    task = TASK if set(given) == {0} else KEYFRAMES
+    recipes = request.resolve(model, task, prompt=prompt, frames=frames, wordless=True, **options)
+    fitted, notes = fitted_to(given, recipes[0])
+    digests = {str(frame): hashlib.sha256(pixels.tobytes()).hexdigest() for frame, pixels in fitted.items()}
+    told = {"image_sha256": digests["0"]} if task == TASK else {"keyframes_sha256": digests}
+    return tuple(replace(recipe, extra=told, notes=notes) for recipe in recipes)
 
 
-def plan(model: Model, recipes: Sequence[Recipe], *, image: np.ndarray) -> tuple[Plan, tuple[str, ...]]:
+def at_frames(image: Pictures, frames: int) -> dict[int, np.ndarray]:
+    """Pictures by frame number, counted from the first frame, in order.
+
+    Raises:
+        UsageError: there is none, one lies outside the clip, or two lie on the same frame.
+    """
+    if isinstance(image, np.ndarray):
+        return {0: image}
+    found: dict[int, np.ndarray] = {}
+    for number, picture in image.items():
+        frame = number + frames if number < 0 else number
+        if not 0 <= frame < frames:
+            raise UsageError(f"the clip has {frames} frames, 0 to {frames - 1}; a picture was given for frame {number}")
+        if frame in found:
+            raise UsageError(f"two pictures were given for frame {frame}")
+        found[frame] = picture
+    if not found:
+        raise UsageError("no picture was given; the first frame is 0, the last -1")
+    return dict(sorted(found.items()))
+
+
+def fitted_to(given: Mapping[int, np.ndarray], recipe: Recipe) -> tuple[dict[int, np.ndarray], tuple[str, ...]]:
+    """The pictures at the recipe's size, and notes on what had to be done."""
+    fitted = {frame: fit(picture, recipe.width or 0, recipe.height or 0) for frame, picture in given.items()}
+    notes = [note for _, told in fitted.values() for note in told]
+    return {frame: pixels for frame, (pixels, _) in fitted.items()}, tuple(dict.fromkeys(notes))
+
+
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    """Pixels [..., height, width, 3] in 0..1 as [3, ..., height, width] in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 0), dtype=np.float32)) * 2 - 1
+
+
+def plan(model: Model, recipes: Sequence[Recipe], *, image: Pictures) -> tuple[Plan, tuple[str, ...]]:
     """The plan for one batch of recipes that differ in their seeds only, and notes on what was cut."""
-    family, recipe, spec = model.family, recipes[0], model.family.spec
-    width, height, frames = recipe.width or 0, recipe.height or 0, recipe.frames or 1
-    fitted, fitting = fit(image, width, height)
-    visual = {"image": torch.zeros(1, 3, frames, height, width), "given": torch.zeros(1, 1, frames, 1, 1)}
-    visual["image"][0, :, 0] = torch.from_numpy(fitted).permute(2, 0, 1) * 2 - 1
-    visual["given"][:, :, 0] = 1
-    sampler, levels, scale, guidance = walking.walk(recipe, family)
-    shape = spec.shape(batch=len(recipes), width=width, height=height, frames=frames)
-    seeds = [recipe.seed or 0 for recipe in recipes]
-    drawn = {"latents": (*shape[:2], 1, *shape[3:]), "pixels": (len(recipes), 3, 1, height, width)}
-    before = drawn[spec.draw_visual] if spec.draw_visual else None
-    if before is not None:
-        visual["noise"] = noise.draw(noise.generators(seeds), before)
-    kind = walking.noise_kind(recipe)
-    first, later = noise.sequence(seeds, shape, order=spec.draw, device=family.device, skip=before, kind=kind)
-    pos, neg, notes = walking.conditioning(recipe, family, guidance, len(recipes))
-    with torch.inference_mode():
-        pos = family.attach(pos, {name: tensor.to(family.device) for name, tensor in visual.items()})
-    if neg is not None:
-        # Both branches see the same picture; encoding it twice would cost as much again.
-        seen = {name: value for name, value in pos.extra.items() if name not in neg.extra}
-        neg = replace(pos, text=neg.text, extra={**neg.extra, **seen})
-    x = first * scale
-    wrappers: tuple[Wrapper, ...] = ()
-    if pos.clean is not None:
-        clean, kept = pos.clean.bool(), pos.extra["kept"]
-        x, wrappers = torch.where(clean, kept, x), (hold(clean, kept),)
-    return Plan(
-        x=x, steps=steps_of(family.path, levels), sampler=sampler, noise=later,
-        pos=pos, neg=neg, guidance=guidance, wrappers=wrappers, patches=adapting.patches(recipe, family),
-    ), (*fitting, *notes)  # fmt: skip
+    fitted, fitting = fitted_to(at_frames(image, recipes[0].frames or 1), recipes[0])
+    made, notes = filming.plan(model, recipes, kept={frame: as_tensor(pixels) for frame, pixels in fitted.items()})
+    return made, (*fitting, *notes)
 
 
-def stream(model: Model, recipes: Sequence[Recipe], image: np.ndarray, *, batch: int = 1) -> Iterator[Event]:
+def stream(model: Model, recipes: Sequence[Recipe], image: Pictures, *, batch: int = 1) -> Iterator[Event]:
     """Draws the recipes and yields each step and each clip as it is done. Close it to cancel."""
     return drawing.draw(model, recipes, partial(plan, image=image), batch)
 
 
 def image_to_video(
-    model: Model, image: np.ndarray, prompt: str = "", *, batch: int = 1, **options: Any
+    model: Model, image: Pictures, prompt: str = "", *, batch: int = 1, **options: Any
 ) -> tuple[Clip, ...]:
-    """Draws `count` clips that begin with `image`, with seeds seed, seed + 1, ...
+    """Draws `count` clips that hold `image`, with seeds seed, seed + 1, ...
 
     Args:
         model: from `diffgen.load`.
-        image: the first frame [height, width, 3], floats in 0..1; another size is scaled, and a note says so.
+        image: the first frame [height, width, 3], floats in 0..1, or several by frame number; another size is scaled,
+            and a note says so.
         prompt: what is to happen; it may be empty, and some families read none.
         batch: clips denoised together.
         options: as for `prepare`.

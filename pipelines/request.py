@@ -14,8 +14,9 @@ from diffgen.checkpoints import Model
 from diffgen.checkpoints.replaced import PARTS
 from diffgen.contracts import Family
 from diffgen.errors import UnsupportedError, UsageError
-from diffgen.pipelines import adapting
+from diffgen.pipelines import adapting, film_settings, tasks
 from diffgen.pipelines.extent import check_frames, check_size
+from diffgen.pipelines.tasks import CLIP_TASKS
 from diffgen.pipelines.walking import GUIDANCE_SETTINGS, SCHEDULE_SETTINGS, walk
 from diffgen.recipe import Recipe, installed_versions
 from diffgen.spelling import canonical
@@ -49,7 +50,9 @@ def resolve(
         UnsupportedError: the family cannot do this task.
     """
     family = model.family
-    if task not in family.caps:
+    if task in CLIP_TASKS:
+        tasks.check(family.name, family.caps, family.spec, task)
+    elif task not in family.caps:
         raise UnsupportedError(
             f"{family.name} cannot do {task}; this checkpoint can do {', '.join(sorted(family.caps))}"
         )
@@ -64,8 +67,9 @@ def resolve(
     width, height = size or family.spec.size
     check_size(family, width, height)
     if frames is not None:
-        check_frames(family, frames)
+        (film_settings.check_loop if (settings or {}).get("loop") else check_frames)(family, frames)
         fps = fps or family.spec.fps
+        settings = film_settings.filled(family, frames, settings or {})
     defaults = family.defaults
     steps = defaults.steps if steps is None else steps
     inherited = _inherited(family, schedule, sampler, (width, height, frames or 1, steps))

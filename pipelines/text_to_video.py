@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from diffgen import noise
 from diffgen.checkpoints import Model
-from diffgen.contracts import Plan, steps_of
+from diffgen.contracts import Plan
 from diffgen.errors import UsageError
-from diffgen.pipelines import adapting, drawing, request, walking
+from diffgen.pipelines import drawing, filming, request
 from diffgen.pipelines.drawing import Clip, Event
 from diffgen.recipe import Recipe
 
@@ -34,19 +33,7 @@ def prepare(model: Model, prompt: str, *, frames: int | None = None, **options: 
 
 def plan(model: Model, recipes: Sequence[Recipe]) -> tuple[Plan, tuple[str, ...]]:
     """The plan for one batch of recipes that differ in their seeds only, and notes on what was cut."""
-    family, recipe = model.family, recipes[0]
-    sampler, levels, scale, guidance = walking.walk(recipe, family)
-    shape = family.spec.shape(
-        batch=len(recipes), width=recipe.width or 0, height=recipe.height or 0, frames=recipe.frames or 1
-    )
-    seeds = [recipe.seed or 0 for recipe in recipes]
-    kind = walking.noise_kind(recipe)
-    first, later = noise.sequence(seeds, shape, order=family.spec.draw, device=family.device, kind=kind)
-    pos, neg, notes = walking.conditioning(recipe, family, guidance, len(recipes))
-    return Plan(
-        x=first * scale, steps=steps_of(family.path, levels), sampler=sampler, noise=later,
-        pos=pos, neg=neg, guidance=guidance, patches=adapting.patches(recipe, family),
-    ), notes  # fmt: skip
+    return filming.plan(model, recipes)
 
 
 def stream(model: Model, recipes: Sequence[Recipe], *, batch: int = 1) -> Iterator[Event]:

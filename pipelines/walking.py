@@ -14,7 +14,7 @@ from diffgen.checkpoints.replaced import PARTS
 from diffgen.contracts import Conditioning, Family, Guidance, Patch, Sampler
 from diffgen.errors import UsageError, unknown
 from diffgen.guidance import CFG, PUSHES, Perturbed
-from diffgen.pipelines import adapting
+from diffgen.pipelines import adapting, film_settings
 from diffgen.recipe import Recipe
 
 GUIDANCE_SETTINGS = {
@@ -73,9 +73,11 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
         own = {name: f"guidance_{name}" for name in push.settings}
         chosen["tuning"] = {name: settings.pop(key) for name, key in own.items() if key in settings}
     guidance = _perturbed(guide(scale=scale, **chosen), settings)
-    strange = sorted(set(settings) - {*TEXT_SETTINGS, NOISE, adapting.ADAPTERS, PARTS})
+    clips = film_settings.NAMES if recipe.frames is not None else ()
+    strange = sorted(set(settings) - {*TEXT_SETTINGS, NOISE, adapting.ADAPTERS, PARTS, *clips})
     if strange:
-        known = [*(info.settings if info else ()), *SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS, *TEXT_SETTINGS, NOISE]
+        mine = info.settings if info else ()
+        known = [*mine, *SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS, *TEXT_SETTINGS, *clips, NOISE]
         raise unknown(f"setting for sampler {name!r} and schedule {schedule!r}", strange[0], known)
     return sampler, levels, schedules.start_scale(family.path, levels[0], placed), guidance
 
@@ -115,13 +117,22 @@ def conditioning(
     Both branches are encoded together, so that they come out with one length. A picture's text is encoded
     apart from every other picture's, so that its neighbours cannot change it.
     """
+    (positive,), negative, notes = conditionings(recipe, family, guidance, batch)
+    return positive, negative, notes
+
+
+def conditionings(
+    recipe: Recipe, family: Family, guidance: Guidance, batch: int, prompts: Sequence[str] = ()
+) -> tuple[tuple[Conditioning, ...], Conditioning | None, tuple[str, ...]]:
+    """As `conditioning`, with one positive for each of `prompts`; without any, for the recipe's own."""
     options = {key: recipe.settings[key] for key in TEXT_SETTINGS if key in recipe.settings}
     embedded = "guidance_embedding" in family.caps
     with adapting.reading(recipe, family) as (prompt, negative, told):
-        texts = [prompt] if guidance.scale == 1 else [prompt, negative]
+        wanted = [*prompts] or [prompt]
+        texts = wanted if guidance.scale == 1 else [*wanted, negative]
         cond, notes = family.encode_text(texts, **options)
     notes = (*told, *notes)
-    if len(texts) == 1 and recipe.negative.strip():
+    if len(texts) == len(wanted) and recipe.negative.strip():
         needs = f"it needs the setting {TRUE_CFG!r} above 1" if embedded else "it needs a guidance above 1"
         reason = needs if "negative_prompt" in family.caps else f"{family.name} takes none"
         notes = (f"the negative prompt was not used; {reason}", *notes)
@@ -131,4 +142,5 @@ def conditioning(
     if recipe.fps is not None:
         cond = replace(cond, extra={**cond.extra, "fps": torch.full((len(texts),), recipe.fps)})
     rows = [cond.rows(slice(k, k + 1)).repeat(batch) for k in range(len(texts))]
-    return rows[0], rows[1] if len(rows) > 1 else None, notes
+    count = len(wanted)
+    return tuple(rows[:count]), rows[count] if len(rows) > count else None, notes

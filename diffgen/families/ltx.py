@@ -26,7 +26,7 @@ from diffgen.contracts import (
     Step,
 )
 from diffgen.errors import CheckpointError
-from diffgen.families.clips import encode_drawn, first_frame, held, per_channel
+from diffgen.families.clips import beginning, encode_drawn, held, per_channel
 from diffgen.families.common import Parts, in_float32, no_text_options
 from diffgen.families.scheduler import flow_shift
 from diffgen.families.t5 import encode_t5
@@ -84,16 +84,17 @@ class LTX:
         return Conditioning(text={"hidden": hidden, "mask": mask}), notes
 
     def attach(self, cond: Conditioning, visual: Mapping[str, Tensor]) -> Conditioning:
-        """`cond` with a first frame to hold, drawn from the autoencoder's distribution over the picture.
+        """`cond` with a beginning to hold. One frame alone is drawn from the autoencoder's distribution over it.
 
         Raises:
-            UnsupportedError: another frame is given.
+            UnsupportedError: later frames are given.
         """
-        pixels, noise = first_frame(self.name, visual), visual["noise"]
-        drawn = encode_drawn(self.vae, pixels, noise)
-        mean, std = self._statistics(drawn)
+        pixels, noise = beginning(self.name, visual, self.spec.frame_factor), visual["noise"]
+        drawn = encode_drawn(self.vae, pixels, noise) if pixels.shape[2] == 1 else None
+        mean, std = self._statistics(noise)
+        first = self.encode(pixels) if drawn is None else (drawn - mean) / std
         frames = (visual["image"].shape[2] - 1) // self.spec.frame_factor + 1
-        kept, clean = held((drawn - mean) / std, frames, noise.shape[0])
+        kept, clean = held(first, frames, noise.shape[0])
         return replace(cond, clean=clean, extra={**cond.extra, "kept": kept})
 
     def encode(self, pixels: Tensor) -> Latents:

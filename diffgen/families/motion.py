@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from diffgen.contracts import Components, Patch
 from diffgen.errors import CheckpointError
+from diffgen.wrappers import Windows, blend
 
 FRAMES = "motion_frames"  # the U-Net's attribute that tells its motion modules how the batch is split
 
@@ -104,3 +106,39 @@ def blocks(unet: Any) -> list[torch.nn.Module]:
         if name.split(".")[-2:-1] == ["motion_modules"]
         for block in module.transformer_blocks
     ]
+
+
+def attention_windows(windows: Windows) -> Patch:
+    """A patch under which the motion modules look at a window of frames at a time, as FreeNoise does (2310.15169).
+
+    The rest of the network sees all frames once, so overlapping windows cost little. Positions begin anew in each.
+    """
+
+    @contextmanager
+    def patch(components: Components) -> Iterator[None]:
+        changed = blocks(components["denoiser"])
+        for block in changed:
+            block.forward = _sliding(block, windows)
+        try:
+            yield
+        finally:
+            for block in changed:
+                del block.forward
+
+    return patch
+
+
+def _sliding(block: Any, windows: Windows) -> Any:
+    def look(hidden: torch.Tensor, _frames: tuple[int, ...]) -> torch.Tensor:
+        for norm, attention in ((block.norm1, block.attn1), (block.norm2, block.attn2)):
+            if attention is not None:
+                seen = norm(hidden)
+                hidden = hidden + attention(seen if block.pos_embed is None else block.pos_embed(seen))
+        return hidden
+
+    def forward(hidden_states: torch.Tensor, **_unused: Any) -> torch.Tensor:
+        hidden = blend(hidden_states, windows, look, axis=1)
+        out: torch.Tensor = block.ff(block.norm3(hidden)) + hidden
+        return out
+
+    return forward

@@ -29,7 +29,7 @@ from diffgen.contracts import (
     Residuals,
     Step,
 )
-from diffgen.families.clips import first_frame, held, per_channel
+from diffgen.families.clips import beginning, held, per_channel
 from diffgen.families.common import Parts, in_float32, no_text_options, pictures
 from diffgen.families.t5 import encode_t5
 from diffgen.path import FlowPath, NoisePath, Prediction
@@ -73,7 +73,9 @@ class Wan:
         beside = self.transformer.config.in_channels > self.vae.config.z_dim
         if self.token_times and not beside:
             return frozenset({"text_to_video", "image_to_video", "negative_prompt"})
-        return frozenset({"image_to_video" if beside else "text_to_video", "negative_prompt"})
+        if beside:
+            return frozenset({"image_to_video", "keyframes", "negative_prompt"})
+        return frozenset({"text_to_video", "negative_prompt"})
 
     @property
     def spec(self) -> LatentSpec:
@@ -112,7 +114,7 @@ class Wan:
 
         Args:
             visual: "image" [1, 3, frames, height, width] in -1..1, 0 where none is given, and "given"
-                [1, 1, frames, 1, 1], 1 where one is. A model that holds frames holds the first only.
+                [1, 1, frames, 1, 1], 1 where one is. A model that holds frames holds a beginning only.
 
         Raises:
             UnsupportedError: this model cannot use the frames that are given.
@@ -122,7 +124,7 @@ class Wan:
             return cond
         batch, frames, given = cond.text["hidden"].shape[0], visual["image"], visual["given"]
         if self.token_times:
-            first = self.encode(first_frame(self.name, visual))
+            first = self.encode(beginning(self.name, visual, self.spec.frame_factor))
             kept, clean = held(first, (frames.shape[2] - 1) // self.spec.frame_factor + 1, batch)
             return replace(cond, clean=clean, extra={**cond.extra, "kept": kept})
         latents = self.encode(frames)

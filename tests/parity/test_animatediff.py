@@ -8,9 +8,10 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+import torch
 
 import diffgen
-from diffgen.errors import UnsupportedError, UsageError
+from diffgen.errors import UsageError
 from diffgen.pipelines import image_to_video, text_to_video
 from tests import tiny_clips
 from tests.tiny_clips import agree, ours, picture, theirs
@@ -61,9 +62,17 @@ def test_a_motion_adapter_beside_a_picture_model_draws_the_same(folder: Path, tm
     assert np.array_equal(mine(apart, [1], **options)[1], mine(folder, [1], **options)[1])
 
 
-def test_what_it_cannot_draw_is_named(folder: Path) -> None:
+def test_more_frames_than_positions_are_drawn_in_windows(folder: Path) -> None:
     model = diffgen.load(folder)
-    with pytest.raises(UsageError, match="9 frames cannot be drawn; animatediff draws 1 to 8"):
-        text_to_video(model, PROMPT, frames=9, size=(64, 64))
-    with pytest.raises(UnsupportedError, match="animatediff cannot do image_to_video"):
-        image_to_video(model, picture(64, 64), PROMPT, frames=4, size=(64, 64))
+    clip = text_to_video(model, PROMPT, frames=11, size=(64, 64), steps=2, seed=1)[0]
+    assert clip.pixels.shape == (11, 64, 64, 3) and clip.recipe.settings["context"] == 8
+    with pytest.raises(UsageError, match="a context of 9 frames is too long for animatediff; it sees 8 at most"):
+        text_to_video(model, PROMPT, frames=11, size=(64, 64), settings={"context": 9})
+
+
+def test_a_picture_is_held_by_the_loop_and_that_is_said(folder: Path) -> None:
+    first = picture(64, 64)
+    clip = image_to_video(diffgen.load(folder), first, PROMPT, frames=4, size=(64, 64), steps=2, seed=1)[0]
+    assert any("1 frame is held by the loop" in note for note in clip.recipe.notes)
+    kept = diffgen.load(folder).family.encode(torch.from_numpy(first).permute(2, 0, 1)[None, :, None] * 2 - 1)
+    assert np.allclose(clip.latents[:, 0], kept[0, :, 0], atol=1e-4)

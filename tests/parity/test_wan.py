@@ -77,8 +77,8 @@ def test_frames_and_sizes_that_cannot_be_drawn_name_the_nearest(folders: dict[st
         text_to_video(model, PROMPT, frames=10, size=(32, 32))
     with pytest.raises(UsageError, match="multiples of 16, such as 48x32"):
         text_to_video(model, PROMPT, frames=5, size=(50, 32))
-    with pytest.raises(UnsupportedError, match="wan cannot do image_to_video"):
-        image_to_video(model, picture(32, 32), PROMPT, frames=5, size=(32, 32))
+    with pytest.raises(UnsupportedError, match="wan cannot do keyframes"):
+        image_to_video(model, {0: picture(32, 32), -1: picture(32, 32)}, PROMPT, frames=5, size=(32, 32))
 
 
 def test_a_clip_alone_equals_the_clip_in_a_batch_and_carries_its_recipe(folders: dict[str, Path]) -> None:

@@ -35,7 +35,6 @@ def test_a_clip_becomes_arrays(wan: Path, tmp_path: Path) -> None:
         (["--frames", "0"], "frames must be at least 1"),
         (["--fps", "0"], "fps must be above 0"),
         (["-o", "clip.mp4"], "written as .npz"),
-        (["--from", "PICTURE"], "cannot do image_to_video"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(
