@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
+
+from diffgen.app.groups import takes
 
 PANEL = "The model's parts"
 
@@ -93,21 +94,4 @@ class Loading:
 
 def takes_loading(command: Callable[..., None]) -> Callable[..., None]:
     """`command` with an option for each field of `Loading` in place of its parameter `loading`."""
-    hints = get_type_hints(Loading, include_extras=True)
-    added = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in fields(Loading)
-    ]
-    own = inspect.signature(command, eval_str=True)
-    kept = [parameter for parameter in own.parameters.values() if parameter.name != "loading"]
-
-    def run(*args: Any, **given: Any) -> None:
-        loading = Loading(**{field.name: given.pop(field.name) for field in fields(Loading) if field.name in given})
-        command(*args, loading=loading, **given)
-
-    run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
-    run.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*kept, *added)}
-    return run
+    return takes("loading", Loading)(command)

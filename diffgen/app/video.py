@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffgen.app import adapters, values
+from diffgen.app import adapters, clip_options, values
 from diffgen.app import image as pictures
+from diffgen.app.clip_options import ClipOptions
 from diffgen.app.display import new_display
 from diffgen.app.drawing import Report
 from diffgen.app.errors import Interrupted
+from diffgen.app.groups import takes
 from diffgen.app.image import FILES, LOOK, _option
 from diffgen.app.loading import Loading, takes_loading
 from diffgen.errors import UsageError
 from diffgen.media.files import check_writable, next_free_path, readable_name
 
 if TYPE_CHECKING:
-    from diffgen.checkpoints import Model
     from diffgen.pipelines import Event
-    from diffgen.recipe import Recipe
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What is to happen; may be empty with --from.")]
 Frames = Annotated[int | None, _option("--frames", panel=LOOK, help="Frames of the clip.")]
@@ -35,6 +35,7 @@ Output = Annotated[str | None, _option("--output", "-o", panel=FILES, metavar="P
 
 
 @takes_loading
+@takes("chosen", ClipOptions)
 def video(
     prompt: Prompt, negative: pictures.Negative = "", from_: First = None, frames: Frames = None, fps: Fps = None,
     size: pictures.Size = None, seed: pictures.Seed = None, count: pictures.Count = 1, steps: pictures.Steps = None,
@@ -44,7 +45,7 @@ def video(
     output: Output = None,
     force: pictures.Force = False, model: pictures.ModelName = "box", motion: Motion = None, batch: pictures.Batch = 1,
     dtype: pictures.Dtype = "auto", device: pictures.Device = "auto", strict: pictures.Strict = False,
-    json: pictures.Json = False, *, loading: Loading,
+    json: pictures.Json = False, *, chosen: ClipOptions, loading: Loading,
 ) -> None:  # fmt: skip
     """Draw clips from a prompt, with a clip model.
 
@@ -54,6 +55,9 @@ def video(
     Examples:
       diffgen video "a cat runs" --model path/to/wan --frames 33 -o cat.npz
       diffgen video "it waves" --from hand.png --model path/to/ltx -o wave.npz
+      diffgen video "3d emoji of a cat" --loop -o cat.npz
+      diffgen video "a tree" --travel "0s: in spring; 2s: in winter" --frames 32
+      diffgen video "it waves on" --extend wave.mp4 -o longer.npz
     """
     options = pictures._options(size, steps, guidance, sampler, schedule, set_ or [], None, true_cfg)
     options |= adapters.options(lora, lora_dir, embedding, allow_pickle=loading.allow_pickle)
@@ -62,17 +66,19 @@ def video(
         values.check_least(name, number, 1)
     if fps is not None and not fps > 0:
         raise UsageError(f"fps must be above 0; got {fps}")
+    chosen.task(from_)
     pictures.check_machine(model, dtype, loading)
     parts = loading.options() | _motion(model, motion)
     path = _target(output, prompt, force)
-    given = None if from_ is None else _first_frame(from_)
+    if from_ is not None:
+        _first_frame(from_)
     report = Report(as_json=json)
     with new_display(count, False) as screen:
         from diffgen.app.startup import load_model
 
         loaded = load_model(model, dtype=dtype, device=device, strict=strict, **parts)
         report.remark(loaded.notes)
-        recipes, events = _begin(loaded, prompt, given, options, batch)
+        recipes, events = clip_options.begin(loaded, prompt, from_, chosen, options, batch)
         adapters.tell(loaded, recipes, as_json=json)
         screen.begin(loaded.family, recipes)
         _draw(events, path, report, screen, force)
@@ -107,20 +113,6 @@ def _first_frame(path: Path) -> Any:
     from diffgen.media import load_image
 
     return load_image(path)
-
-
-def _begin(
-    model: Model, prompt: str, first: Any, options: dict[str, Any], batch: int
-) -> tuple[tuple[Recipe, ...], Iterator[Event]]:
-    from diffgen.pipelines.image_to_video import prepare as prepare_from
-    from diffgen.pipelines.image_to_video import stream as stream_from
-    from diffgen.pipelines.text_to_video import prepare, stream
-
-    if first is None:
-        recipes = prepare(model, prompt, **options)
-        return recipes, stream(model, recipes, batch=batch)
-    recipes = prepare_from(model, first, prompt, **options)
-    return recipes, stream_from(model, recipes, first, batch=batch)
 
 
 def _draw(events: Iterator[Event], path: Path, report: Report, screen: Any, force: bool) -> None:
