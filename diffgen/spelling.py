@@ -24,7 +24,7 @@ _SAMPLERS: dict[str, str | tuple[str, dict[str, Any]]] = {
     "dpm++ 3m sde": "dpmpp_3m_sde", "dpmpp 3m sde gpu": "dpmpp_3m_sde",
     "dpm++ sde": "dpmpp_sde", "dpmpp sde gpu": "dpmpp_sde", "dpm solver sde": "dpmpp_sde",
     "dpm++ 2s a": "dpmpp_2s_ancestral", "dpm++ 2s ancestral": "dpmpp_2s_ancestral", "dpmpp 2s a": "dpmpp_2s_ancestral",
-    "dpm solver singlestep": ("dpmpp_2s_ancestral", {"eta": 0.0}), "dpm++ 2s": ("dpmpp_2s_ancestral", {"eta": 0.0}),
+    "dpm solver singlestep": "dpmpp_2s",
     "dpm solver multistep": "dpmpp_2m", "edm dpm solver multistep": "dpmpp_2m",
     "uni pc": "unipc", "unipc multistep": "unipc", "uni pc bh2": "unipc", "uni pc bh1": ("unipc", {"variant": "bh1"}),
     "deis multistep": "deis", "pndm": "plms", "lms discrete": "lms", "heun discrete": "heun", "k heun": "heun",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json as encoder
 from collections.abc import Collection
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from diffgen.app import values
 from diffgen.app.tables import print_fields, print_table
 from diffgen.guidance import PUSHES
-from diffgen.samplers import SAMPLERS, SamplerInfo
+from diffgen.samplers import SAMPLERS, defaults
 from diffgen.schedules import SCHEDULES
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -60,7 +59,7 @@ def tables() -> dict[str, Any]:
     return {
         "samplers": [
             {"name": name, "label": info.label, "order": info.order, "evaluations": info.evaluations,
-             "stochastic": info.stochastic, "settings": _defaults(info), "good_for": info.good_for}
+             "stochastic": info.stochastic, "settings": defaults(name), "good_for": info.good_for}
             for name, info in SAMPLERS.items()
         ],
         "schedules": [
@@ -75,11 +74,6 @@ def tables() -> dict[str, Any]:
         ],
         "settings": {**{key: spacing[key] for key in shared}, **general, "clip_skip": 1},
     }  # fmt: skip
-
-
-def _defaults(info: SamplerInfo) -> dict[str, Any]:
-    parameters = inspect.signature(info.function).parameters
-    return {name: parameters[name].default for name in info.settings}
 
 
 def _shown(settings: dict[str, Any], without: Collection[str] = ()) -> str:

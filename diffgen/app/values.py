@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diffgen.errors import UsageError, unknown
 from diffgen.guidance import CFG, PUSHES
-from diffgen.samplers import SAMPLERS
+from diffgen.samplers import SAMPLERS, defaults
 from diffgen.schedules import ScheduleSettings
 
 FORMATS = ("png", "jpeg", "webp")
@@ -96,12 +96,7 @@ def _is_number(value: Any) -> bool:
 
 def sampler_settings() -> dict[str, Any]:
     """Every setting of every sampler, with its default."""
-    return {
-        name: parameter.default
-        for info in SAMPLERS.values()
-        for name, parameter in inspect.signature(info.function).parameters.items()
-        if name in info.settings
-    }
+    return {key: value for name in SAMPLERS for key, value in defaults(name).items()}
 
 
 def schedule_settings() -> dict[str, Any]:

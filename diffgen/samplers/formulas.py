@@ -8,18 +8,39 @@ from collections.abc import Sequence
 from diffgen.contracts import Latents, Noise, Step
 
 
-def first_order(x: Latents, x0: Latents, step: Step) -> Latents:
+def decay(step: Step, eta: float = 0.0) -> float:
+    """What is left of x after the step: sigma' / sigma, and less on the reverse SDE, whose fresh noise replaces it."""
+    ratio = step.next_sigma / step.sigma
+    return ratio * math.exp(-eta * (step.next_lam - step.lam)) if eta and ratio else ratio
+
+
+def first_order(x: Latents, x0: Latents, step: Step, eta: float = 0.0) -> Latents:
     """The step formula all samplers share: exact while x0 stays the same.
 
-    DDIM (2010.02502) on a variance-preserving path, Euler on EDM and flow paths.
+    DDIM (2010.02502) on a variance-preserving path, Euler on EDM and flow paths. With `eta` above 0 it is the drift
+    of the reverse SDE (2211.01095, section 5), whose noise `sde_noise` adds.
     """
-    ratio = step.next_sigma / step.sigma
-    return ratio * x + (step.next_alpha - step.alpha * ratio) * x0
+    keep = decay(step, eta)
+    if eta:
+        return keep * x + gain(step.next_alpha, (1 + eta) * (step.next_lam - step.lam)) * x0
+    return keep * x + (step.next_alpha - step.alpha * keep) * x0
 
 
 def gain(alpha: float, exponent: float) -> float:
     """alpha (1 - exp(-exponent)), the weight of x0 in exponential integrators; finite at infinity."""
     return -alpha * math.expm1(-exponent)
+
+
+def order_left(step: Step, order: int, finish: str) -> int:
+    """The order a multistep sampler may have at `step`.
+
+    With `finish` "lower" it falls by one a step to 1 in the last; "full" keeps it; "auto" is "lower" in walks of fewer
+    than 15 steps, as in diffusers. Into sigma 0, where lambda is infinite, only order 1 is defined.
+    """
+    if step.next_sigma == 0:
+        return 1
+    lower = finish == "lower" or (finish == "auto" and step.count < 15)
+    return min(order, step.count - step.index) if lower else order
 
 
 def scale_of(sigma: float, level: float) -> float:

@@ -1,167 +1,136 @@
-"""Samplers that reuse earlier evaluations: one evaluation a step, an order above one."""
+"""Exponential samplers that reuse earlier clean estimates: one evaluation a step, an order above one."""
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 
 from diffgen.contracts import Denoiser, History, Latents, Noise, Step
-from diffgen.samplers.formulas import along, combine, far, first_order, gain, sde_noise, slope
+from diffgen.samplers.formulas import (
+    combine,
+    decay,
+    down_step,
+    far,
+    first_order,
+    gain,
+    order_left,
+    renoise,
+    sde_noise,
+)
+from diffgen.samplers.weights import exponential
 
 
-def dpmpp_2m(denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise) -> Latents:
+def _second(
+    x: Latents, x0: Latents, step: Step, start: Step, history: History, eta: float, variant: str
+) -> Latents:
+    """The step formula and its second-order part, from the estimate before; `start` is where x0 was made."""
+    result = first_order(x, x0, step, eta)
+    if not history.points:
+        return result
+    before, old = history.points[-1]
+    grown = (1 + eta) * (step.next_lam - step.lam)
+    weight = gain(step.next_alpha, grown)
+    bend = 0.5 * weight if variant == "midpoint" else step.next_alpha - weight / grown
+    return result + bend * ((step.next_lam - step.lam) / (start.lam - before.lam)) * (x0 - old)
+
+
+def dpmpp_2m(
+    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, variant: str = "midpoint",
+    finish: str = "auto",
+) -> Latents:
     """DPM-Solver++(2M), second order, deterministic. 2211.01095, algorithm 2."""
-    return dpmpp_2m_sde(denoise, x, step, history, noise, eta=0.0)
-
-
-def _lower(step: Step) -> bool:
-    """Whether the last step is of first order: where it reaches sigma 0, and for few steps, as in diffusers."""
-    return step.index == step.count - 1 and (step.next_sigma == 0 or step.count < 15)
+    return dpmpp_2m_sde(denoise, x, step, history, noise, eta=0.0, variant=variant, finish=finish)
 
 
 def dpmpp_2m_sde(
-    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, eta: float = 1.0,
+    s_noise: float = 1.0, variant: str = "midpoint", finish: str = "auto",
 ) -> Latents:
-    """DPM-Solver++(2M) on the reverse SDE, midpoint form. 2211.01095, section 5; eta as in k-diffusion."""
+    """DPM-Solver++(2M) on the reverse SDE. 2211.01095, section 5; eta as in k-diffusion.
+
+    Args:
+        variant: how the change of x0 is weighted: by the "midpoint" rule, or with its exact integral, which the
+            reference implementations call "heun".
+    """
     x0 = denoise(x, step)
-    h = step.next_lam - step.lam
-    weight = gain(step.next_alpha, (1 + eta) * h)
-    shrink = math.exp(-eta * h) if eta else 1.0
-    result = step.next_sigma / step.sigma * shrink * x + weight * x0
-    if history.points and not _lower(step):
-        before, old = history.points[-1]
-        result = result + 0.5 * weight * (h / (step.lam - before.lam)) * (x0 - old)
+    if order_left(step, 2, finish) < 2:
+        history.points = []
+    result = _second(x, x0, step, step, history, eta, variant)
     history.remember(step, x0, keep=1)
     return sde_noise(result, step, eta, s_noise, noise)
+
+
+def res_multistep(
+    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, eta: float = 0.0,
+    s_noise: float = 1.0, finish: str = "full",
+) -> Latents:
+    """Refined exponential solver, second-order multistep. 2308.02157, section 3.2; with eta ancestral, as ComfyUI."""
+    x0, down = denoise(x, step), down_step(step, eta)
+    if order_left(down, 2, finish) < 2 or (history.points and history.points[-1][0].lam == -math.inf):
+        history.points = []
+    result = _second(x, x0, down, step, history, 0.0, "heun")
+    history.remember(step, x0, keep=1)
+    return renoise(result, down, step, noise, s_noise)
 
 
 def dpmpp_3m_sde(
-    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
+    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, eta: float = 1.0,
+    s_noise: float = 1.0, variant: str = "published", finish: str = "full",
 ) -> Latents:
-    """DPM-Solver++(3M) on the reverse SDE, in k-diffusion's `sample_dpmpp_3m_sde` form."""
+    """DPM-Solver++(3M) on the reverse SDE, as in k-diffusion's `sample_dpmpp_3m_sde` and in diffusers.
+
+    Args:
+        variant: "published" is the form of the reference implementations, which take half of the second difference
+            and so have order 2; "exact" takes the whole, and has order 3.
+    """
     x0 = denoise(x, step)
-    h = step.next_lam - step.lam
-    grown = (1 + eta) * h
-    shrink = math.exp(-eta * h) if eta else 1.0
-    result = step.next_sigma / step.sigma * shrink * x + gain(step.next_alpha, grown) * x0
-    known = [(at, old) for at, old in history.points if at.lam > -math.inf]
-    if known and step.next_sigma > 0 and step.lam > -math.inf:
-        phi2 = math.expm1(-grown) / grown + 1
-        near = (step.lam - known[-1][0].lam) / h
-        first = (x0 - known[-1][1]) / near
-        if len(known) > 1:
-            far = (known[-1][0].lam - known[-2][0].lam) / h
-            earlier = (known[-1][1] - known[-2][1]) / far
-            second = (first - earlier) / (near + far)
-            result = result - step.next_alpha * (phi2 / grown - 0.5) * second
-            first = first + second * near
-        result = result + step.next_alpha * phi2 * first
+    known = [(step, x0), *((at, old) for at, old in reversed(history.points) if at.lam > -math.inf)]
     history.remember(step, x0, keep=2)
+    points = known[: order_left(step, 3, finish)] if step.lam > -math.inf else known[:1]
+    if len(points) == 1:
+        return sde_noise(first_order(x, x0, step, eta), step, eta, s_noise, noise)
+    weights = exponential(tuple(at.lam for at, _ in points), step.lam, step.next_lam, eta)
+    result = decay(step, eta) * x + step.next_alpha * combine(weights, [old for _, old in points])
+    if variant == "published" and len(points) == 3:
+        result = result - _half_bend(step, points, eta)
     return sde_noise(result, step, eta, s_noise, noise)
 
 
-def res_multistep(denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise) -> Latents:
-    """Refined exponential solver, second-order multistep, deterministic. 2308.02157, section 3.2."""
+def _half_bend(step: Step, points: list[tuple[Step, Latents]], eta: float) -> Latents:
+    """Half of what the second difference of three estimates adds to an exponential step of order 3."""
+    (now, x0), (before, old), (_, older) = points
+    h = step.next_lam - step.lam
+    near, wide = (now.lam - before.lam) / h, (before.lam - points[2][0].lam) / h
+    second = ((x0 - old) / near - (old - older) / wide) / (near + wide)
+    grown = (1 + eta) * h
+    return step.next_alpha * (0.5 - (math.expm1(-grown) / grown + 1) / grown) * second
+
+
+def dpmpp_2s(
+    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, order: int = 2
+) -> Latents:
+    """DPM-Solver++ single step on the walk's own levels: `order` steps make one of that order. 2211.01095, diffusers.
+
+    Each level is evaluated once, so twice the steps cost as much as `dpmpp_2s_ancestral` at eta 0.
+    """
     x0 = denoise(x, step)
-    result = first_order(x, x0, step)
-    if history.points and step.next_sigma > 0 and history.points[-1][0].lam > -math.inf:
-        before, old = history.points[-1]
-        h = step.next_lam - step.lam
-        phi2 = (math.expm1(-h) / -h - 1) / -h
-        result = result + step.next_alpha * h * phi2 * (h / (step.lam - before.lam)) * (x0 - old)
-    history.remember(step, x0, keep=1)
-    return result
-
-
-def _recent(history: History, step: Step, value: Latents, keep: int) -> list[tuple[Step, Latents]]:
-    """Remembers `value` at `step`; then the last values, newest first.
-
-    Of earlier ones, those made where next to no signal was left are passed over: their slope is rounding.
-    """
-    usable = [(at, old) for at, old in reversed(history.points) if at.alpha > 1e-3]
-    history.remember(step, value, keep=keep)
-    return [(step, value), *usable][:keep]
-
-
-ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
-
-
-def ipndm(
-    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, order: int = 4
-) -> Latents:
-    """Improved PNDM: Adams-Bashforth weights on the slope, as for even steps. DEIS (2204.13902), section 3.3."""
-    slopes = [value for _, value in _recent(history, step, slope(x, denoise(x, step), step), order)]
-    return along(x, combine(ADAMS[len(slopes) - 1], slopes), step)
-
-
-def lms(
-    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, order: int = 4
-) -> Latents:
-    """Linear multistep: the polynomial through the last slopes, integrated over the level. k-diffusion."""
-    points = _recent(history, step, slope(x, denoise(x, step), step), order)
-    weights = _lagrange(tuple(at.level for at, _ in points), step.level, step.next_level)
-    size = step.next_level - step.level
-    return along(x, combine([w / size for w in weights], [value for _, value in points]), step)
-
-
-@lru_cache(maxsize=1024)
-def _lagrange(nodes: tuple[float, ...], start: float, stop: float) -> tuple[float, ...]:
-    """The integrals from `start` to `stop` of the Lagrange polynomials of `nodes`."""
-    out = []
-    for k, node in enumerate(nodes):
-        others = [other for other in nodes if other != node]
-        basis = np.polynomial.Polynomial.fromroots(others) if others else np.polynomial.Polynomial([1.0])
-        integral = basis.integ()
-        out.append(float((integral(stop) - integral(start)) / math.prod(nodes[k] - other for other in others)))
-    return tuple(out)
-
-
-def deis(
-    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, order: int = 3
-) -> Latents:
-    """DEIS: the polynomial through the last slopes in ln(level), integrated over the level. 2204.13902, tAB."""
-    points = _recent(history, step, slope(x, denoise(x, step), step), order)
-    if _lower(step) or step.next_level <= 0:
-        points = points[:1]
-    weights = _log_lagrange(tuple(math.log(at.level) for at, _ in points), step.level, step.next_level)
-    size = step.next_level - step.level
-    return along(x, combine([w / size for w in weights], [value for _, value in points]), step)
-
-
-@lru_cache(maxsize=1024)
-def _log_lagrange(nodes: tuple[float, ...], start: float, stop: float) -> tuple[float, ...]:
-    """The integrals over the level, from `start` to `stop`, of Lagrange polynomials in its logarithm.
-
-    The integral of ln(s)^n is s times a polynomial in ln(s): with L the polynomial, s (L - L' + L'' - ...).
-    """
-    if len(nodes) == 1:
-        return (stop - start,)
-    out = []
-    for k, node in enumerate(nodes):
-        others = [other for other in nodes if other != node]
-        part = np.polynomial.Polynomial.fromroots(others)
-        total, sign = np.polynomial.Polynomial([0.0]), 1.0
-        for _ in nodes:
-            total, part, sign = total + sign * part, part.deriv(), -sign
-        value = stop * total(math.log(stop)) - start * total(math.log(start))
-        out.append(float(value / math.prod(nodes[k] - other for other in others)))
-    return tuple(out)
-
-
-def plms(denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise) -> Latents:
-    """Pseudo linear multistep (PNDM without Runge-Kutta, 2202.09778): `ipndm` with a first step of two evaluations.
-
-    On a variance-preserving path the slope is the noise estimate, and this is the paper's form.
-    """
-    first = not history.points
-    here = slope(x, denoise(x, step), step)
-    slopes = [value for _, value in _recent(history, step, here, 4)]
-    if first and step.next_level > 0 and not far(step):
-        end, guess = step.at(step.next_level), along(x, here, step)
-        return along(x, 0.5 * (here + slope(guess, denoise(guess, end), end)), step)
-    return along(x, combine(ADAMS[len(slopes) - 1], slopes), step)
+    stage = step.index % order if history.points and step.next_sigma > 0 else 0
+    if stage == 0 or history.x is None:
+        history.points, history.x = [], x
+        if not far(step) and step.lam > -math.inf:
+            history.remember(step, x0)
+        return first_order(x, x0, step)
+    history.remember(step, x0)
+    start, base = history.points[0]
+    whole = start.to(step.next_level)
+    if stage == 1:
+        bend = 0.5 * gain(whole.next_alpha, whole.next_lam - whole.lam)
+        ratio = (whole.next_lam - whole.lam) / (step.lam - whole.lam)
+        return first_order(history.x, base, whole) + bend * ratio * (x0 - base)
+    weights = exponential(tuple(at.lam for at, _ in history.points), whole.lam, whole.next_lam)
+    values = [old for _, old in history.points]
+    return decay(whole) * history.x + whole.next_alpha * combine(weights, values)
 
 
 def er_sde(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from diffgen.contracts import Denoiser, History, Latents, Noise, Step
-from diffgen.samplers.formulas import along, down_step, far, first_order, gain, middle, renoise, slope
+from diffgen.samplers.formulas import along, down_step, far, first_order, middle, renoise, slope
+from diffgen.schedules.placing import indices_of
 
 
 def euler(denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise) -> Latents:
@@ -98,15 +99,13 @@ def seeds_2(
     x0, half = denoise(x, step), middle(step)
     if half is None:
         return euler_ancestral(lambda _x, _step: x0, x, step, history, noise, eta=eta, s_noise=s_noise)
-    h = step.next_lam - step.lam
     first = s_noise * noise(half) if eta else 0.0
     second = s_noise * noise(step.at(half.next_level)) if eta else 0.0
-    grown = math.sqrt(-math.expm1(-eta * h))
-    guess = half.next_sigma / step.sigma * math.exp(-eta * h / 2) * x + gain(half.next_alpha, (1 + eta) * h / 2) * x0
-    x0 = denoise(guess + half.next_sigma * grown * first, step.at(half.next_level))
-    result = step.next_sigma / step.sigma * math.exp(-eta * h) * x + gain(step.next_alpha, (1 + eta) * h) * x0
+    decayed = math.exp(-eta * (half.next_lam - half.lam))
+    grown = math.sqrt(1 - decayed**2)
+    x0 = denoise(first_order(x, x0, half, eta) + half.next_sigma * grown * first, step.at(half.next_level))
     # The first half's noise has decayed by the end of the step; together the two have the step's variance.
-    return result + step.next_sigma * grown * (math.exp(-eta * h / 2) * first + second)
+    return first_order(x, x0, step, eta) + step.next_sigma * grown * (decayed * first + second)
 
 
 def lcm(denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise) -> Latents:
@@ -121,9 +120,14 @@ def tcd(
     """Trajectory consistency sampling: step below the next time by `gamma`, then noise back up. 2402.19159.
 
     Args:
-        gamma: 0 is deterministic, 1 is `lcm`.
+        gamma: 0 is deterministic, 1 is `lcm`. The time below is a whole training index, as the paper's.
     """
-    time = step.path.time(step.next_level) if step.next_level > 0 else 0.0
-    low = step.path.level((1 - gamma) * time) if step.next_level > 0 and gamma < 1 else 0.0
+    low = 0.0
+    if step.next_level > 0 and gamma < 1:
+        path, top = step.path, indices_of(step.path) - 1
+        first, last = path.time(path.min_level), path.time(path.max_level)
+        index = top * (path.time(step.next_level) - first) / (last - first)
+        # The sliver keeps a whole index whole after arithmetic that rounds.
+        low = path.level(first + math.floor((1 - gamma) * index + 1e-6) / top * (last - first))
     down = step.to(min(low, step.next_level))
     return renoise(first_order(x, denoise(x, step), down), down, step, noise, 1.0)

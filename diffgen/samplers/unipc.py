@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from diffgen.contracts import Denoiser, History, Latents, Noise, Step
-from diffgen.samplers.formulas import first_order
+from diffgen.samplers.formulas import first_order, order_left
 
 
 def _residual(
@@ -44,12 +44,13 @@ def _residual(
 
 
 def unipc(
-    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, order: int = 2, variant: str = "bh2"
+    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, order: int = 2, variant: str = "bh2",
+    finish: str = "lower",
 ) -> Latents:
     """Order `order` for the predictor, one more through the corrector, one evaluation a step. Deterministic.
 
     Args:
-        order: of the predictor, 1 to 3; lower in the first and last steps.
+        order: of the predictor; the corrector has one more.
         variant: the paper's B(h), "bh1" or "bh2".
     """
     x0 = denoise(x, step)
@@ -60,7 +61,7 @@ def unipc(
     history.remember(step, x0)
     # An estimate made at alpha = 0 lies infinitely far away in lambda and says nothing of the curvature here.
     usable = [point for point in history.points if point[0].lam > -math.inf]
-    history.order = max(min(order, step.count - step.index, len(usable)), 1)
+    history.order = max(min(order_left(step, order, finish), len(usable)), 1)
     history.x = x
     if step.lam == -math.inf or step.next_sigma == 0:
         return first_order(x, x0, step)

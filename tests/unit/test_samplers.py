@@ -63,7 +63,7 @@ def test_the_exact_flow_of_gaussian_data(name: str, path: str) -> None:
     total = math.sqrt((alpha * 0.5) ** 2 + sigma**2)
     x = alpha * 0.3 + total * z
     # The probability-flow ODE keeps each sample's quantile, so the same z comes out scaled to the data.
-    tolerance = 0.02 if SAMPLERS[name].order > 1 else 0.06
+    tolerance = 0.025 if SAMPLERS[name].order > 1 else 0.06
     assert torch.allclose(walk(name, path, 200, x, gaussian(0.3, 0.5)), 0.3 + 0.5 * z, atol=tolerance)
 
 
@@ -144,7 +144,7 @@ def test_each_sampler_is_its_diffusers_counterpart(name: str, kind: str) -> None
 def test_unknown_samplers_and_settings_are_refused() -> None:
     with pytest.raises(UsageError, match="did you mean euler"):
         make("eulr")
-    with pytest.raises(UsageError, match="accepted: eta, s_noise"):
+    with pytest.raises(UsageError, match="unknown setting .rho. of sampler .dpmpp_2m_sde.; accepted: eta, finish"):
         make("dpmpp_2m_sde", rho=3)
 
 
