@@ -20,7 +20,7 @@ LEVELS = [
     {"diffgen.noise", "diffgen.schedules", "diffgen.samplers", "diffgen.guidance", "diffgen.wrappers"},
     {"diffgen.engine"},
     {"diffgen.families", "diffgen.control", "diffgen.adapters", "diffgen.caching", "diffgen.attention",
-     "diffgen.perturbation"},
+     "diffgen.kernels", "diffgen.perturbation"},
     {"diffgen.checkpoints", "diffgen.memory"},
     {"diffgen.pipelines", "diffgen.train"},
     {"diffgen.app"},
