@@ -81,7 +81,7 @@ def test_what_is_exported_is_a_motion_adapter_with_the_averaged_weights(tmp_path
     assert sum(parameter.numel() for parameter in adapter.parameters()) == len(run.weights.average)
     with run.weights.averaged():
         for name, value in run.task.adapter.state_dict().items():
-            assert torch.equal(adapter.state_dict()[name], value), name
+            assert torch.equal(adapter.state_dict()[name], value.half().float()), name
     assert adapter.down_blocks[0].motion_modules[0].transformer_blocks[0].pos_embed.pe.shape[1] == 8
 
 
