@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from diffgen.checkpoints.box import BOX, asset
+from diffgen.checkpoints.deferred import defer, undisturbed
 from diffgen.checkpoints.fingerprint import fingerprint
 from diffgen.checkpoints.motion import motion_path
 from diffgen.checkpoints.replaced import record
@@ -117,6 +118,7 @@ def dtype_name(name: str) -> str:
     return full
 
 
+@undisturbed()
 def load(
     model: str | Path | None = None, *, dtype: str = "auto", device: str = "auto", vae: str | Path | None = None,
     text_encoder: str | Path | Sequence[str | Path] | None = None, image_encoder: str | Path | None = None,
@@ -160,6 +162,7 @@ def load(
         tokenizer=_path(tokenizer), config=_path(config), kind=kind, prediction=prediction_name(prediction),
         allow_pickle=allow_pickle,
     )  # fmt: skip
+    defer()
     with _no_progress_bars():
         if path.is_file():
             parts, notes = read_files(files, precision, place)
