@@ -113,8 +113,10 @@ def sdxl(
     return folder
 
 
-def sd3(folder: Path, *, t5: bool = True, seed: int = 0, **scheduler: Any) -> Path:
-    """A Stable Diffusion 3 folder, with or without T5."""
+def sd3(
+    folder: Path, *, t5: bool = True, seed: int = 0, network: Mapping[str, Any] | None = None, **scheduler: Any
+) -> Path:
+    """A Stable Diffusion 3 folder, with or without T5; `network` holds further options of the transformer."""
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,
         SD3Transformer2DModel,
@@ -128,7 +130,7 @@ def sd3(folder: Path, *, t5: bool = True, seed: int = 0, **scheduler: Any) -> Pa
     transformer = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8,
         num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=56,
-        pos_embed_max_size=8,
+        pos_embed_max_size=8, **(network or {}),
     ).eval()  # fmt: skip
     StableDiffusion3Pipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **scheduler}),

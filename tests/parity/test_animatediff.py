@@ -1,11 +1,9 @@
-"""AnimateDiff against diffusers: its own walk and another one, and a motion adapter beside a picture model."""
+"""AnimateDiff with its motion modules in a file of their own, and what it cannot draw."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -14,9 +12,9 @@ import diffgen
 from diffgen.errors import UsageError
 from diffgen.pipelines import image_to_video, text_to_video
 from tests import tiny_clips
-from tests.tiny_clips import agree, ours, picture, theirs
+from tests.tiny_clips import picture
 
-PROMPT, NEGATIVE = "photo of a red apple", "blue house"
+PROMPT = "photo of a red apple"
 
 
 @pytest.fixture(scope="module")
@@ -24,42 +22,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_clips.animatediff(tmp_path_factory.mktemp("animatediff"))
 
 
-def reference(folder: Path, seeds: list[int], options: dict[str, Any], scheduler: Any = None) -> Any:
-    return theirs(
-        diffusers.AnimateDiffPipeline, folder, seeds, scheduler=scheduler, prompt=[PROMPT] * len(seeds),
-        negative_prompt=[NEGATIVE] * len(seeds), width=options["size"][0], height=options["size"][1],
-        num_frames=options["frames"], num_inference_steps=options["steps"], guidance_scale=options["guidance"],
-    )  # fmt: skip
-
-
-def mine(folder: Path, seeds: list[int], **options: Any) -> Any:
-    common = dict(seed=seeds[0], count=len(seeds), batch=len(seeds), negative=NEGATIVE)
-    return ours(text_to_video(diffgen.load(folder), PROMPT, **common, **options))
-
-
-@pytest.mark.parametrize("guidance", [1.0, 7.5])
-@pytest.mark.parametrize(("frames", "size"), [(8, (64, 48)), (5, (48, 64))])
-def test_text_to_video(frames: int, size: tuple[int, int], guidance: float, folder: Path) -> None:
-    options = dict(frames=frames, size=size, steps=4, guidance=guidance)
-    agree(mine(folder, [3, 4], **options), reference(folder, [3, 4], options))
-
-
-def test_another_walk(folder: Path) -> None:
-    options = dict(frames=4, size=(64, 64), steps=5, guidance=7.5)
-    walk = dict(sampler="euler", schedule="linspace", settings={"start": "sigma"})
-
-    class Linspace:
-        @staticmethod
-        def from_config(config: Any) -> Any:
-            return diffusers.EulerDiscreteScheduler.from_config(config, timestep_spacing="linspace")
-
-    agree(mine(folder, [9], **options, **walk), reference(folder, [9], options, Linspace))
-
-
 def test_a_motion_adapter_beside_a_picture_model_draws_the_same(folder: Path, tmp_path: Path) -> None:
     apart = tiny_clips.animatediff(tmp_path, joined=False)
-    options = dict(frames=4, size=(64, 64), steps=3, guidance=7.5)
-    assert np.array_equal(mine(apart, [1], **options)[1], mine(folder, [1], **options)[1])
+    options = dict(frames=4, size=(64, 64), steps=3, seed=1)
+    one, other = (text_to_video(diffgen.load(path), PROMPT, **options)[0] for path in (apart, folder))
+    assert np.array_equal(one.pixels, other.pixels)
 
 
 def test_more_frames_than_positions_are_drawn_in_windows(folder: Path) -> None:

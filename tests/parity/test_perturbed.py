@@ -15,7 +15,7 @@ from diffgen.checkpoints import Model
 from diffgen.errors import UnsupportedError, UsageError
 from diffgen.perturbation import attention, without_blocks
 from diffgen.pipelines import Picture, text_to_image
-from tests.parity.test_stable_diffusion import difference
+from tests.parity.harness import difference
 
 ASKED = dict(prompt="photo of a red apple", negative="blue", seed=7, steps=5, size=(64, 64))
 

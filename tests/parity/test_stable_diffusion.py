@@ -1,4 +1,4 @@
-"""The whole Stable Diffusion pipeline against diffusers: same weights, same seeds, same latents."""
+"""Every sampler through the whole Stable Diffusion pipeline, against the scheduler of diffusers that walks alike."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import pytest
-import torch
 
-import diffgen
-from diffgen.pipelines import text_to_image
-
-TOLERANCE = 1e-4
+from tests.parity.harness import Variant, agree, both
 
 # diffusers' scheduler and its options, and the same walk in diffgen's words.
 WALKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -59,64 +54,12 @@ WALKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def theirs(folder: Path, scheduler: Any, seeds: list[int], **call: Any) -> tuple[np.ndarray, np.ndarray]:
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
-    if scheduler is not None:
-        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
-    kept = {}
-
-    def keep(_pipe: Any, _i: int, _t: Any, values: dict[str, Any]) -> dict[str, Any]:
-        kept["latents"] = values["latents"].clone()
-        return values
-
-    prompt = call.pop("prompt")
-    pixels = pipe(
-        [prompt] * len(seeds), negative_prompt=[call.pop("negative", "")] * len(seeds), output_type="np",
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds], callback_on_step_end=keep, **call,
-    ).images  # fmt: skip
-    return kept["latents"].numpy(), pixels
-
-
-def ours(folder: Path, seeds: list[int], **call: Any) -> tuple[np.ndarray, np.ndarray]:
-    pictures = text_to_image(diffgen.load(folder), seed=seeds[0], count=len(seeds), batch=len(seeds), **call)
-    return np.stack([p.latents[:, 0] for p in pictures]), np.stack([p.pixels for p in pictures])
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).max() / max(1.0, np.abs(b).max()))
-
-
 @pytest.mark.parametrize("walk", [name for name in WALKS if name != "lcm"])
 def test_every_sampler_draws_the_reference_picture(walk: str, sd_folder: Path) -> None:
     kind, options, mine = WALKS[walk]
-    base = diffusers.StableDiffusionPipeline.load_config(sd_folder)
-    assert base["_class_name"] == "StableDiffusionPipeline"
-
-    class Configured:
-        @staticmethod
-        def from_config(config: Any) -> Any:
-            return getattr(diffusers, kind).from_config(config, **options)
-
-    want, pixels = theirs(
-        sd_folder, Configured, [7], prompt="photo of a red apple", negative="blue", num_inference_steps=8,
-        guidance_scale=5.0,
+    config = diffusers.DDIMScheduler.load_config(sd_folder / "scheduler")
+    variant = Variant(
+        family="Stable Diffusion", variant=walk, make=lambda folder: folder, pipeline="StableDiffusionPipeline", steps=8,
+        components=lambda folder: {"scheduler": getattr(diffusers, kind).from_config(config, **options)}, options=mine,
     )  # fmt: skip
-    got, mine_pixels = ours(sd_folder, [7], prompt="photo of a red apple", negative="blue", steps=8, guidance=5.0, **mine)
-    assert difference(got, want) < TOLERANCE
-    assert difference(mine_pixels, pixels) < TOLERANCE
-
-
-@pytest.mark.parametrize("guidance", [1.0, 6.5])
-@pytest.mark.parametrize("kind", ["epsilon", "v"])
-def test_the_checkpoints_own_walk_is_the_references(
-    kind: str, guidance: float, sd_folder: Path, sd_v_folder: Path
-) -> None:
-    folder = sd_folder if kind == "epsilon" else sd_v_folder
-    common = dict(prompt="a big green house", negative="a cat")
-    want, pixels = theirs(
-        folder, None, [3, 4, 5], num_inference_steps=8, guidance_scale=guidance, width=48, height=64, **common
-    )
-    got, mine_pixels = ours(folder, [3, 4, 5], steps=8, guidance=guidance, size=(48, 64), **common)
-    assert difference(got, want) < TOLERANCE
-    assert difference(mine_pixels, pixels) < TOLERANCE
+    agree(*both(variant, sd_folder).draw((True, 1, 0)))
