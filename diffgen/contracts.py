@@ -158,6 +158,8 @@ class Defaults:
         settings: sampler, schedule and guidance settings that belong to the sampler and schedule above.
         sized: (width, height, frames, steps) -> further settings, such as a shift that grows with the size.
         guide: makes the guidance from its scale and settings; None is classifier-free guidance.
+        told: settings that the network is told as numbers, in a row of `Conditioning.extra` each. Their usual values,
+            a number or a list of a fixed length, come from `sized`.
     """
 
     sampler: str = "dpmpp_2m"
@@ -167,6 +169,7 @@ class Defaults:
     settings: Mapping[str, Any] = field(default_factory=dict)
     sized: Callable[[int, int, int, int], Mapping[str, Any]] | None = None
     guide: Callable[..., Guidance] | None = None
+    told: frozenset[str] = frozenset()
 
 
 Denoiser = Callable[[Latents, Step], Latents]

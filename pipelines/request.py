@@ -73,6 +73,9 @@ def resolve(
     defaults = family.defaults
     steps = defaults.steps if steps is None else steps
     inherited = _inherited(family, schedule, sampler, (width, height, frames or 1, steps))
+    if guidance is not None:
+        # It belongs to the checkpoint's own scale, and beside another would be out of proportion.
+        inherited.pop("guidance_2", None)
     adapted = adapting.settings(prompt, negative, adapters, adapter_folders, allow_pickle=allow_pickle)
     parts = {PARTS: model.parts} if model.parts else {}
     common = Recipe(

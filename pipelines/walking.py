@@ -14,13 +14,13 @@ from diffgen.checkpoints.replaced import PARTS
 from diffgen.contracts import Conditioning, Family, Guidance, Patch, Sampler
 from diffgen.errors import UsageError, unknown
 from diffgen.guidance import CFG, PUSHES, Perturbed
-from diffgen.pipelines import adapting, film_settings
+from diffgen.pipelines import adapting, film_settings, telling
 from diffgen.recipe import Recipe
 
 GUIDANCE_SETTINGS = {
     "guidance_method": "method", "guidance_rescale": "rescale", "guidance_percentile": "percentile",
     "guidance_start": "start", "guidance_stop": "stop", "guidance_converged": "converged",
-    "image_guidance": "image_scale",
+    "image_guidance": "image_scale", "guidance_2": "scale_2", "guidance_first": "first", "guidance_dynamic": "dynamic",
 }  # fmt: skip
 TEXT_SETTINGS = ("clip_skip",)
 TRUE_CFG = "true_cfg"
@@ -47,7 +47,8 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
     Raises:
         UsageError: a name or setting is unknown or out of range.
     """
-    settings = dict(recipe.settings)
+    told = telling.numbers(recipe, family)
+    settings = {key: value for key, value in recipe.settings.items() if key not in told}
     name = recipe.sampler or family.defaults.sampler
     info = samplers.SAMPLERS.get(name)
     own = {key: settings.pop(key) for key in (info.settings if info else ()) if key in settings}
@@ -141,6 +142,7 @@ def conditionings(
         cond = replace(cond, extra={**cond.extra, "guidance": torch.full((len(texts),), scale)})
     if recipe.fps is not None:
         cond = replace(cond, extra={**cond.extra, "fps": torch.full((len(texts),), recipe.fps)})
+    cond = telling.told(cond, recipe, family, len(texts))
     rows = [cond.rows(slice(k, k + 1)).repeat(batch) for k in range(len(texts))]
     count = len(wanted)
     return tuple(rows[:count]), rows[count] if len(rows) > count else None, notes

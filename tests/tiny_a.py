@@ -185,3 +185,20 @@ def chroma(folder: Path, *, seed: int = 0) -> Path:
         text_encoder=t5_encoder(len(tokenizer)), tokenizer=tokenizer, transformer=transformer,
     ).save_pretrained(folder)  # fmt: skip
     return folder
+
+
+def redux(folder: Path, *, seed: int = 0) -> Path:
+    """A Flux Redux folder whose tokens are as wide as those of `flux`."""
+    import diffusers
+    from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+    from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+
+    torch.manual_seed(seed)
+    config = SiglipVisionConfig(
+        hidden_size=12, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    diffusers.FluxPriorReduxPipeline(
+        image_encoder=SiglipVisionModel(config).eval(), image_embedder=ReduxImageEncoder(12, 32).eval(),
+        feature_extractor=SiglipImageProcessor(size={"height": 32, "width": 32}),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder

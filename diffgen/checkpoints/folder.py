@@ -18,6 +18,8 @@ from diffgen.families.common import Parts
 SKIPPED = {"safety_checker"}
 # Names that older folders use, and the class that took their place.
 RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
+# Classes that stand beside a pipeline, which an index names by that pipeline's folder.
+BESIDE = {("flux", "ReduxImageEncoder"): "diffusers.pipelines.flux.modeling_flux"}
 
 
 def read_folder(
@@ -79,7 +81,8 @@ def _is_bundle(kind: str) -> bool:
 
 def read_component(library: str, kind: str, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """One component. Only classes of diffusers and transformers are built: nothing from the folder is run."""
-    if library not in {"diffusers", "transformers"}:
+    library = BESIDE.get((library, kind), library)
+    if library not in {"diffusers", "transformers", *BESIDE.values()}:
         raise CheckpointError(f"{folder} needs a class of {library!r}; accepted: diffusers, transformers")
     if _is_bundle(kind):
         return _read(folder, kind, lambda: _processor(folder))

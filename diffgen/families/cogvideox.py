@@ -28,6 +28,7 @@ from diffgen.contracts import (
 )
 from diffgen.families.clips import encode_drawn, first_frame, held
 from diffgen.families.common import Parts, in_float32, no_text_options, pictures
+from diffgen.families.guides import cosine
 from diffgen.families.scheduler import discrete_path, prediction_of, walk_of
 from diffgen.families.t5 import encode_t5
 from diffgen.path import DiscretePath, NoisePath, Prediction
@@ -187,6 +188,6 @@ def build(parts: Parts) -> CogVideoX:
         tokenizer=parts["tokenizer"], path=path_of(config), prediction=prediction_of(config),
         defaults=Defaults(
             sampler=SAMPLERS.get(config.get("_class_name", ""), "ddim"), schedule=schedule, settings=settings,
-            steps=50, guidance=6.0,
+            steps=50, guidance=6.0, guide=cosine,
         ),
     )  # fmt: skip

@@ -6,9 +6,10 @@ variant, and its few-step students (turbo 2311.17042, lightning 2402.13929).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -144,26 +145,35 @@ class StableDiffusionXL:
             encoder_hidden_states=cond.text["hidden"].to(self.dtype),
             added_cond_kwargs={
                 "text_embeds": cond.text["pooled"].to(self.dtype),
-                "time_ids": self._ids(x, branch.name),
+                "time_ids": self._ids(x, branch.name, cond.extra),
             },
             return_dict=False,
             **residuals,
         )[0]
         return out.float().unsqueeze(2)
 
-    def _ids(self, x: Latents, name: str) -> Tensor:
-        """[batch, 6 or 5]: original height and width, crop 0 and 0, then the target size or the aesthetic score."""
-        height, width = (side * self.spec.factor for side in x.shape[-2:])
+    def _ids(self, x: Latents, name: str, extra: Mapping[str, Tensor]) -> Tensor:
+        """[batch, 6 or 5]: original height and width, top and left of the crop, target size or aesthetic score."""
+        size = x.new_tensor([[side * self.spec.factor for side in x.shape[:-3:-1]]])
+        usual = {"original_size": size, "crop": torch.zeros_like(size), "target_size": size}
+        rows = (extra.get(key, value).to(x).flip(1).expand(x.shape[0], 2) for key, value in usual.items())
+        original, crop, target = rows
+        if not self.scored:
+            return torch.cat([original, crop, target], dim=1).float()
         # Branches that share a batch are named in its order, joined by "+".
         parts = name.split("+")
-        rows = []
-        for part in parts:
-            last = [NEGATIVE_SCORE if part == "negative" else SCORE] if self.scored else [height, width]
-            rows += [[height, width, 0, 0, *last]] * (x.shape[0] // len(parts))
-        return torch.tensor(rows, dtype=torch.float32, device=x.device)
+        scores = [NEGATIVE_SCORE if part == "negative" else SCORE for part in parts]
+        last = x.new_tensor(scores).repeat_interleave(x.shape[0] // len(parts))[:, None]
+        return torch.cat([original, crop, last], dim=1).float()
 
     def safer(self) -> tuple[tuple[str, Patch], ...]:
         return () if self.dtype == torch.float32 else (("the U-Net in float32", in_float32("denoiser")),)
+
+
+def _sized(told: Set[str], width: int, height: int, frames: int, steps: int) -> Mapping[str, Any]:
+    """What the network is told of the picture's origin: that it was never larger, nor cut."""
+    usual = {"original_size": [width, height], "crop": [0, 0], "target_size": [width, height]}
+    return {name: value for name, value in usual.items() if name in told}
 
 
 def build(parts: Parts) -> StableDiffusionXL:
@@ -187,6 +197,8 @@ def build(parts: Parts) -> StableDiffusionXL:
     names = [name for name in ("tokenizer", "tokenizer_2") if name in parts.components]
     if defaults.guidance > 1:
         defaults = replace(defaults, guidance=5.0, steps=30)
+    told = {"original_size", "crop"} if scored else {"original_size", "crop", "target_size"}
+    defaults = replace(defaults, told=frozenset(told), sized=partial(_sized, told))
     return StableDiffusionXL(
         unet=parts["unet"], vae=parts["vae"], tokenizers=tuple(parts[name] for name in names),
         encoders=tuple(parts[name.replace("tokenizer", "text_encoder")] for name in names),

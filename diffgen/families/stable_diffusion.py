@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,44 +36,9 @@ from diffgen.families.common import (
     pictures,
     text_notes,
 )
+from diffgen.families.guides import EditGuidance
 from diffgen.families.scheduler import read as read_scheduler
 from diffgen.path import NoisePath, Prediction
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditGuidance:
-    """InstructPix2Pix's guidance (2211.09800, eq. 3), by the words and by the picture to edit.
-
-    blind + image_scale (negative - blind) + scale (positive - negative), where blind sees neither words nor picture.
-
-    Attributes:
-        scale: how far the picture follows the words; at 1 only the positive branch runs.
-        image_scale: how far it stays with the picture.
-    """
-
-    scale: float = 7.5
-    image_scale: float = 1.5
-    space: Literal["output", "x0"] = "output"
-
-    def fresh(self) -> EditGuidance:
-        """Itself: it remembers nothing."""
-        return self
-
-    def branches(self, step: Step, pos: Conditioning, neg: Conditioning | None) -> tuple[Branch, ...]:
-        """All three branches, or the positive one alone."""
-        positive = Branch(name="positive", cond=pos)
-        if neg is None or neg.concat is None or self.scale == 1:
-            return (positive,)
-        blind = replace(neg, concat=torch.zeros_like(neg.concat))
-        return positive, Branch(name="negative", cond=neg), Branch(name="blind", cond=blind)
-
-    def combine(self, preds: Mapping[str, Latents], step: Step) -> Latents:
-        """The guided prediction, of the shape of each prediction."""
-        pos = preds["positive"]
-        if "blind" not in preds:
-            return pos
-        neg, blind = preds["negative"], preds["blind"]
-        return blind + self.image_scale * (neg - blind) + self.scale * (pos - neg)
 
 
 @dataclass(frozen=True, kw_only=True)

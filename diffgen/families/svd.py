@@ -32,6 +32,8 @@ from diffgen.families.common import Parts, encode_frames, in_float32, no_text_op
 from diffgen.path import EDMPath, NoisePath, Prediction
 
 VISION = 224  # pixels of CLIP's picture, along both sides
+MOTION = 127  # of 1 to 255, how much moves: the "motion bucket" that the network is told
+AUGMENTATION = 0.02  # standard deviation of the noise on the picture beside the frames, which it is told too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,6 @@ class StableVideoDiffusion:
         image_encoder: transformers' CLIPVisionModelWithProjection.
         mean, std: of the three colours, as `image_encoder` was trained with.
         path: from the checkpoint's scheduler config.
-        motion: how much moves, 1 to 255; the "motion bucket" the network is told.
-        augmentation: standard deviation of the noise on the picture beside the frames; the network is told it.
     """
 
     unet: Any
@@ -89,8 +89,6 @@ class StableVideoDiffusion:
     std: tuple[float, ...]
     path: NoisePath
     defaults: Defaults
-    motion: int = 127
-    augmentation: float = 0.02
     prediction: Prediction = "v"
     name: str = "stable-video-diffusion"
     caps: frozenset[Cap] = frozenset({"image_to_video"})
@@ -129,7 +127,8 @@ class StableVideoDiffusion:
             UnsupportedError: another frame than the first is given.
         """
         pixels, noise = first_frame(self.name, visual), visual["noise"]
-        beside = encode_frames(self.vae, pixels + self.augmentation * noise)
+        amount = cond.extra.get("noise_augmentation", noise.new_full((1, 1), AUGMENTATION))
+        beside = encode_frames(self.vae, pixels + amount[:, :, None, None, None].to(noise) * noise)
         small = shrunk(pixels.squeeze(2), VISION) / 2 + 0.5
         mean, std = (small.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         seen = self.image_encoder(((small - mean) / std).to(self.image_encoder.dtype)).image_embeds
@@ -153,9 +152,9 @@ class StableVideoDiffusion:
         # EDM's v is that of the sample scaled to unit variance: alpha and sigma divided by this root.
         root = math.sqrt(1 + step.sigma**2)
         # The network was trained on the frame rate less one.
-        fps = cond.extra["fps"] if "fps" in cond.extra else x.new_full((x.shape[0],), self.spec.fps)
-        told = [fps.to(x) - 1, torch.full_like(x[:, 0, 0, 0, 0], self.motion)]
-        ids = torch.stack([*told, torch.full_like(told[0], self.augmentation)], dim=1)
+        usual = {"fps": self.spec.fps, "motion": MOTION, "noise_augmentation": AUGMENTATION}
+        told = [cond.extra.get(name, x.new_full((x.shape[0],), value)) for name, value in usual.items()]
+        ids = torch.stack([values.flatten().to(x) for values in told], dim=1) - x.new_tensor([1, 0, 0])
         out = self.unet(
             torch.cat([x / root, cond.concat], dim=1).transpose(1, 2).to(self.dtype),
             torch.full((x.shape[0],), step.t, dtype=torch.float32, device=x.device),
@@ -195,5 +194,7 @@ def build(parts: Parts) -> StableVideoDiffusion:
     return StableVideoDiffusion(
         unet=parts["unet"], vae=parts["vae"], image_encoder=parts["image_encoder"], mean=tuple(looks.image_mean),
         std=tuple(looks.image_std), path=path,
-        defaults=Defaults(sampler="euler", schedule="karras", steps=25, guidance=3.0, guide=FrameRamp),
+        defaults=Defaults(sampler="euler", schedule="karras", steps=25, guidance=3.0, guide=FrameRamp,
+            told=frozenset({"motion", "noise_augmentation"}),
+            sized=lambda *extent: {"motion": MOTION, "noise_augmentation": AUGMENTATION}),
     )  # fmt: skip

@@ -12,6 +12,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from diffgen.contracts import (
 )
 from diffgen.families.clips import beginning, held, per_channel
 from diffgen.families.common import Parts, in_float32, no_text_options, pictures
+from diffgen.families.guides import staged
 from diffgen.families.t5 import encode_t5
 from diffgen.path import FlowPath, NoisePath, Prediction
 
@@ -194,9 +196,13 @@ def build(parts: Parts) -> Wan:
     config = parts.configs.get("scheduler", {})
     multistep = config.get("_class_name") != "FlowMatchEulerDiscreteScheduler"
     shift = float(config.get("flow_shift" if multistep else "shift", 1.0))
+    boundary, two = float(parts.index.get("boundary_ratio") or 0.0), "transformer_2" in parts.components
+    beside = parts["transformer"].config.in_channels > parts["vae"].config.z_dim
+    # The authors' own scales, for the noisy part of the walk and for the rest.
+    high, low = ((3.5, 3.5) if beside else (4.0, 3.0)) if two else (5.0, 5.0)
     return Wan(
         transformer=parts["transformer"], transformer_2=parts.components.get("transformer_2"),
-        boundary=parts.index.get("boundary_ratio") or 0.0, vae=parts["vae"],
+        boundary=boundary, vae=parts["vae"],
         text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"],
         image_encoder=parts.components.get("image_encoder"), image_processor=parts.components.get("image_processor"),
         token_times=bool(parts.index.get("expand_timesteps")),
@@ -204,7 +210,8 @@ def build(parts: Parts) -> Wan:
         path=FlowPath(time_scale=TIMES, whole=multistep),
         defaults=Defaults(
             sampler="unipc" if multistep else "euler", schedule="sgm_uniform" if multistep else "even",
-            steps=50, guidance=5.0, settings=TOP if multistep else {},
+            steps=40 if two else 50, guidance=high, guide=partial(staged, boundary * TIMES),
+            settings={**(TOP if multistep else {}), **({"guidance_2": low} if two else {})},
             sized=lambda width, height, frames, steps: {"shift": shift},
         ),
     )  # fmt: skip

@@ -94,8 +94,22 @@ CLIPS: tuple[Variant, ...] = (
         image=begins, options={"fps": 12},
         call=lambda pipe, run: {**each(pipe, run), "fps": 12, **without("prompt", "negative_prompt")},
     ),
+    Variant(
+        family="Stable Video Diffusion", variant="much motion and noise", make=tiny_clips.svd, image=begins,
+        pipeline="StableVideoDiffusionPipeline", task="image_to_video", frames=(4, 3), scales=(2.0, 4.0),
+        scale="max_guidance_scale", unpack=turned,
+        options={"settings": {"motion": 200, "noise_augmentation": 0.3, "guidance_first": 1.5}},
+        call=lambda pipe, run: {
+            **each(pipe, run), "motion_bucket_id": 200, "noise_aug_strength": 0.3, "min_guidance_scale": 1.5,
+            **without("prompt", "negative_prompt"),
+        },
+    ),
     Variant(variant="2.1 text", make=tiny_clips.wan, **WAN),
     Variant(variant="2.2 text, two experts", make=partial(tiny_clips.wan, kind="2.2"), steps=6, **WAN),
+    Variant(
+        variant="2.2 text, a scale for each expert", make=partial(tiny_clips.wan, kind="2.2"),
+        **{**WAN, "steps": 6, "scales": (3.0, 5.0), "options": {"settings": {"guidance_2": 2.0}}, "call": {"guidance_scale_2": 2.0}},
+    ),
     Variant(variant="2.2 5B text", make=partial(tiny_clips.wan, kind="5b"), **{**WAN, "sizes": ((64, 32), (32, 96))}),
     Variant(variant="2.1 image", make=partial(tiny_clips.wan, kind="2.1-i2v"), **WAN_I2V),
     Variant(variant="2.2 image, two experts", make=partial(tiny_clips.wan, kind="2.2-i2v"), steps=6, **WAN_I2V),
@@ -115,6 +129,10 @@ CLIPS: tuple[Variant, ...] = (
     Variant(
         variant="5B text, stochastic", make=partial(tiny_clips.cogvideox, kind="5b", scheduler="CogVideoXDPMScheduler"),
         around=noise_drawn_once, **{**COG, "options": {"settings": {"noise": "fresh"}}},
+    ),
+    Variant(
+        variant="5B text, scale that changes", make=partial(tiny_clips.cogvideox, kind="5b"),
+        **{**COG, "options": {"settings": {"guidance_dynamic": True}}, "call": {"use_dynamic_cfg": True}},
     ),
     Variant(
         family="HunyuanVideo", variant="text", make=tiny_clips.hunyuan_video, pipeline="HunyuanVideoPipeline",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -15,9 +16,10 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from torch import Tensor
 
+from diffgen.checkpoints.redux import load_redux
 from diffgen.families import qwen_image
 from tests import tiny, tiny_a, tiny_b
-from tests.parity.harness import Run, Variant, mask, picture, pil, without
+from tests.parity.harness import PROMPT, Run, Variant, mask, picture, pil, without
 
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 WIDE = ((96, 64), (64, 96))
@@ -109,6 +111,29 @@ def kontext(pipe: Any, run: Run) -> Mapping[str, Any]:
     return {"image": pil(picture(80, 32)), "max_area": run.size[0] * run.size[1], "_auto_resize": False}
 
 
+@cache
+def redux() -> tuple[Any, Any]:
+    """Redux as diffgen and as diffusers load it."""
+    with TemporaryDirectory() as folder:
+        tiny_a.redux(Path(folder))
+        return load_redux(folder), diffusers.FluxPriorReduxPipeline.from_pretrained(folder, local_files_only=True)
+
+
+def varied(run: Run) -> Mapping[str, Tensor]:
+    return {"vision": redux()[0].look(picture(80, 48))}
+
+
+def variation(pipe: Any, run: Run) -> Mapping[str, Any]:
+    """Redux's tokens behind the prompt's, as the prior pipeline joins them."""
+    with torch.inference_mode():
+        hidden, pooled, _ = pipe.encode_prompt(PROMPT)
+        seen = redux()[1].encode_image(pil(picture(80, 48)), torch.device("cpu"), 1)
+        tokens = redux()[1].image_embedder(seen).image_embeds
+    embeds = {"prompt_embeds": torch.cat([hidden, tokens], dim=1), "pooled_prompt_embeds": pooled}
+    rows = {name: tensor.repeat(run.batch, *[1] * (tensor.ndim - 1)) for name, tensor in embeds.items()}
+    return {**rows, **without("prompt")}
+
+
 def few(kind: str, **options: Any) -> Any:
     """An SDXL student of few steps, published with the scheduler `kind`."""
     scheduler = getattr(diffusers, kind)(**BETAS, **options)
@@ -176,6 +201,12 @@ PICTURES: tuple[Variant, ...] = (
         negative="",
     ),
     Variant(
+        family="SDXL", variant="base, told a size and a crop", make=tiny_a.sdxl, pipeline="StableDiffusionXLPipeline",
+        options={"settings": {"original_size": [512, 640], "crop": [32, 96], "target_size": [256, 128]}},
+        # diffusers counts height and top first.
+        call={"original_size": (640, 512), "crops_coords_top_left": (96, 32), "target_size": (128, 256)},
+    ),
+    Variant(
         family="SDXL", variant="base, an earlier layer of CLIP", make=tiny_a.sdxl, options={"settings": {"clip_skip": 3}},
         pipeline="StableDiffusionXLPipeline", call={"clip_skip": 1},
     ),
@@ -215,6 +246,10 @@ PICTURES: tuple[Variant, ...] = (
         components=lambda folder: {"text_encoder_3": None, "tokenizer_3": None},
     ),
     Variant(family="Flux.1", variant="dev", make=tiny_a.flux, **DEV),
+    Variant(
+        family="Flux.1", variant="dev with Redux", make=tiny_a.flux, visual=varied, call=variation,
+        **{**DEV, "negative": None, "true_cfg": None},
+    ),
     Variant(
         family="Flux.1", variant="schnell", make=partial(tiny_a.flux, distilled=False), pipeline="FluxPipeline",
         unpack=tokens, scale="true_cfg_scale", scales=(1.0, 3.0),
