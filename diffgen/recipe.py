@@ -18,7 +18,8 @@ FORMAT = 1
 _MARK = "diffgen_recipe"
 _SHOWN = 60
 
-_TEXTS = ("prompt", "negative", "sampler", "schedule", "dtype", "model", "model_hash", "task", "device")
+_TEXTS = ("prompt", "negative", "sampler", "schedule", "dtype", "model", "model_hash", "task", "device",
+          "kernels")  # fmt: skip
 _COUNTS = {
     "seed": None, "steps": 0, "width": 1, "height": 1, "frames": 1, "batch": 1, "index": 0, "threads": 1,
 }  # fmt: skip
@@ -33,9 +34,9 @@ class Recipe:
     `seed` is this picture's own seed, not the first of its batch. `batch` is the number of pictures that
     were denoised together and `index` this picture's place among them, because in low precision the batch
     shape changes the arithmetic. `width` and `height` are pixels; `frames` and `fps`, frames a second, are
-    None for a picture. `settings` holds what the sampler, the schedule and the guidance were given beyond
-    their defaults, `versions` the libraries by name, `extra` what this version does not know, and `notes`
-    what happened on the way (a retry, a truncated prompt).
+    None for a picture. `kernels` says how the layers were computed (`diffgen.kernels`), `settings` what the
+    sampler, the schedule and the guidance were given beyond their defaults, `versions` the libraries by name,
+    `extra` what this version does not know, and `notes` what happened on the way (a retry, a truncated prompt).
     All tables hold JSON values. Raises UsageError for a value of the wrong kind or range.
     """
 
@@ -58,6 +59,7 @@ class Recipe:
     dtype: str | None = None
     device: str | None = None
     threads: int | None = None
+    kernels: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)

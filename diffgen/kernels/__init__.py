@@ -1,30 +1,29 @@
 """How the layers of a network are computed: kernels chosen by measuring the machine.
 
-A choice never changes what is computed, only in which order it is added up: float32 pictures agree with torch's own
+A choice never changes what is computed, only in which order it is added up: float32 results agree with torch's own
 kernels to 1e-5, and bfloat16 ones are as near to float32 as torch's are. So they are on by default, and every recipe
-says which were used. `resolve` turns what was asked for into a choice; `running` is the patch that carries it out.
+says which were used. `resolve` turns what was asked for into the text that the recipe keeps; `running` carries it out.
+
+torch is imported when a choice is made or carried out, not before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    from diffgen.contracts import Family
+    from diffgen.kernels.choice import Choice
 
-from diffgen.contracts import Family, Patch
-from diffgen.kernels import machine, probe
-from diffgen.kernels.choice import OFF as OFF
-from diffgen.kernels.choice import Choice as Choice
-from diffgen.kernels.layers import NETWORKS, patch, weight_bytes
-from diffgen.kernels.layers import release as release
-
-AUTO = "auto"
-# Packed weights are kept beside the plain ones, so a network that takes more of the free memory is left as it is.
+AUTO, OFF = "auto", "off"
+# Packed weights are kept beside the plain ones, so networks that take more of the free memory are left as they are.
 SHARE = 0.5
 
 
-def resolve(asked: str | None, family: Family) -> Choice:
-    """The choice for a family on this machine.
+def resolve(asked: str | None, family: Family) -> str:
+    """The text of the choice for a family on this machine, for its recipes.
 
     Args:
         asked: "auto" or None measures, once for each machine and build of torch; "off" leaves everything to torch;
@@ -33,26 +32,49 @@ def resolve(asked: str | None, family: Family) -> Choice:
     Raises:
         UsageError: the text names an unknown layer or kernel.
     """
+    from diffgen.kernels import machine, probe
+    from diffgen.kernels.choice import Choice
+
     if asked not in (None, AUTO):
-        return Choice.from_text(str(asked))
-    if family.device.type != "cpu" or not _fits(family):
-        return Choice()
-    return probe.choose(family.dtype).choice
-
-
-def _fits(family: Family) -> bool:
-    """Whether there is memory for packed copies of the denoiser's weights."""
+        return Choice.from_text(str(asked)).to_text()
+    if family.device.type != "cpu":
+        return OFF
     free = machine.available_memory()
-    return free is None or packed_bytes(family) <= SHARE * free
+    if free is not None and packed_bytes(family) > SHARE * free:
+        return OFF
+    return probe.choose(family.dtype).choice.to_text()
+
+
+@contextmanager
+def running(text: str | None, family: Family) -> Iterator[tuple[str, ...]]:
+    """Computes a family's networks by the choice in `text` until the end; gives notes on what this machine lacks.
+
+    None, as in a recipe from before there were kernels, leaves everything to torch.
+    """
+    from diffgen.kernels.choice import Choice
+    from diffgen.kernels.layers import patch
+
+    choice = Choice.from_text(text or OFF)
+    with patch(choice)(family.components):
+        yield _lacking(choice, family)
+
+
+def _lacking(choice: Choice, family: Family) -> tuple[str, ...]:
+    from diffgen.kernels import native
+
+    wanted = {"linear": choice.linear == "packed", "conv": choice.conv == "packed", "fused": choice.blocks == "fused"}
+    here = native.operations(family.dtype) if family.device.type == "cpu" else ()
+    missing = [name for name, asked in wanted.items() if asked and name not in here]
+    if not missing:
+        return ()
+    return (f"the recipe's kernels are not all on this machine ({', '.join(missing)}); torch's own were used for them",)
 
 
 def packed_bytes(family: Family) -> int:
     """Bytes that packing the family's networks takes, beside their weights."""
-    components: Mapping[str, object] = family.components
-    found = [components.get(name) for name in NETWORKS]
+    import torch
+
+    from diffgen.kernels.layers import NETWORKS, weight_bytes
+
+    found = [family.components.get(name) for name in NETWORKS]
     return sum(weight_bytes(network) for network in found if isinstance(network, torch.nn.Module))
-
-
-def running(choice: Choice) -> Patch:
-    """The patch that computes a family's networks by `choice` until its end."""
-    return patch(choice)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -122,10 +122,7 @@ _CHECKS: dict[str, Callable[[torch.dtype], bool]] = {
 }  # fmt: skip
 
 
-def operations() -> dict[str, Any]:
-    """What is usable here, {operation: [names of dtypes]}, for a report."""
-    dtypes = (torch.float32, torch.bfloat16)
-    return {
-        name: [str(dtype).removeprefix("torch.") for dtype in dtypes if supported(name, dtype)]  # type: ignore[arg-type]
-        for name in _CHECKS
-    }
+def operations(dtype: torch.dtype) -> tuple[str, ...]:
+    """The operations that are supported for a dtype."""
+    names: tuple[Operation, ...] = ("linear", "conv", "fused")
+    return tuple(name for name in names if supported(name, dtype))
