@@ -37,8 +37,17 @@ class Projection:
 
         The pictures of a batch stand side by side; of a clip the middle frame is shown.
         """
-        z = x0[:, :, x0.shape[2] // 2].float()
-        rgb = torch.einsum("bchw,cd->hbwd", z, self.weights.to(z.device)) + self.bias.to(z.device)
+        return self._shown(x0[:, :, x0.shape[2] // 2])
+
+    def frames(self, x0: Latents, most: int = 32) -> list[np.ndarray]:
+        """As `__call__`, one for each frame of a clip, or for `most` of them evenly spread."""
+        count = x0.shape[2]
+        wanted = range(count) if count <= most else [k * count // most for k in range(most)]
+        return [self._shown(x0[:, :, k]) for k in wanted]
+
+    def _shown(self, z: Tensor) -> np.ndarray:
+        """uint8 [height, width, 3] of latents [batch, channels, h, w]."""
+        rgb = torch.einsum("bchw,cd->hbwd", z.float(), self.weights.to(z.device)) + self.bias.to(z.device)
         # NaN may well be what there is to see; it shows as black.
         unit = torch.nan_to_num(rgb.flatten(1, 2), nan=0.0).clamp(0, 1)
         return (unit * 255).round().to(torch.uint8).cpu().numpy()

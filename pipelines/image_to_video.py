@@ -17,7 +17,8 @@ from diffgen.contracts import Plan
 from diffgen.errors import UsageError
 from diffgen.pipelines import drawing, filming, request
 from diffgen.pipelines.drawing import Clip, Event
-from diffgen.pipelines.visuals import fit
+from diffgen.pipelines.extent import as_drawn, length_of
+from diffgen.pipelines.visuals import fit, padded
 from diffgen.recipe import Recipe
 
 TASK, KEYFRAMES = "image_to_video", "keyframes"
@@ -25,8 +26,9 @@ Pictures = np.ndarray | Mapping[int, np.ndarray]
 
 
 def prepare(
-    model: Model, image: Pictures, prompt: str = "", *, frames: int | None = None, **options: Any
-) -> tuple[Recipe, ...]:
+    model: Model, image: Pictures, prompt: str = "", *, frames: int | None = None, seconds: float | str | None = None,
+    fps: float | str | None = None, **options: Any,
+) -> tuple[Recipe, ...]:  # fmt: skip
     """One whole recipe a clip, checked before anything is computed. The prompt may be empty.
 
     Args:
@@ -37,14 +39,19 @@ def prepare(
         UsageError: a value is unknown or out of range.
         UnsupportedError: the family cannot make clips of such pictures.
     """
-    frames = model.family.spec.frames if frames is None else frames
+    frames, fps, rounded = length_of(model.family, frames=frames, seconds=seconds, fps=fps)
     given = at_frames(image, frames)
     task = TASK if set(given) == {0} else KEYFRAMES
-    recipes = request.resolve(model, task, prompt=prompt, frames=frames, wordless=True, **options)
+    recipes = request.resolve(model, task, prompt=prompt, frames=frames, fps=fps, wordless=True, **options)
     fitted, notes = fitted_to(given, recipes[0])
-    digests = {str(frame): hashlib.sha256(pixels.tobytes()).hexdigest() for frame, pixels in fitted.items()}
+    digests = {str(frame): digest(pixels) for frame, pixels in fitted.items()}
     told = {"image_sha256": digests["0"]} if task == TASK else {"keyframes_sha256": digests}
-    return tuple(replace(recipe, extra=told, notes=notes) for recipe in recipes)
+    return tuple(replace(recipe, extra=told, notes=(*rounded, *notes)) for recipe in recipes)
+
+
+def digest(pixels: np.ndarray) -> str:
+    """The SHA-256 of a picture as it was fitted to the clip, for recipes."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
 def at_frames(image: Pictures, frames: int) -> dict[int, np.ndarray]:
@@ -87,9 +94,17 @@ def plan(model: Model, recipes: Sequence[Recipe], *, image: Pictures) -> tuple[P
     return made, (*fitting, *notes)
 
 
-def stream(model: Model, recipes: Sequence[Recipe], image: Pictures, *, batch: int = 1) -> Iterator[Event]:
-    """Draws the recipes and yields each step and each clip as it is done. Close it to cancel."""
-    return drawing.draw(model, recipes, partial(plan, image=image), batch)
+def stream(
+    model: Model, recipes: Sequence[Recipe], image: Pictures, *, batch: int = 1, keep: bool = True
+) -> Iterator[Event]:
+    """Draws the recipes and yields events as `diffgen.pipelines.text_to_video.stream`.
+
+    Where the family draws a larger clip than was asked for, the pictures stand in its middle, where it will be cut.
+    """
+    drawn = as_drawn(model.family, recipes[0])
+    fitted, _ = fitted_to(at_frames(image, recipes[0].frames or 1), recipes[0])
+    placed = {frame: padded(pixels, drawn.width or 0, drawn.height or 0) for frame, pixels in fitted.items()}
+    return drawing.draw(model, recipes, partial(plan, image=placed), batch, keep=keep)
 
 
 def image_to_video(

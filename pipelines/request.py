@@ -14,8 +14,9 @@ from diffgen.checkpoints import Model
 from diffgen.checkpoints.replaced import PARTS
 from diffgen.contracts import Family
 from diffgen.errors import UnsupportedError, UsageError
+from diffgen.kernels import resolve as kernel_choice
 from diffgen.pipelines import adapting, film_settings, tasks
-from diffgen.pipelines.extent import check_frames, check_size
+from diffgen.pipelines.extent import check_frames, check_size, next_extent
 from diffgen.pipelines.tasks import CLIP_TASKS
 from diffgen.pipelines.walking import GUIDANCE_SETTINGS, SCHEDULE_SETTINGS, walk
 from diffgen.recipe import Recipe, installed_versions
@@ -33,7 +34,7 @@ def resolve(
     model: Model, task: str, *, prompt: str, negative: str = "", seed: int | None = None, count: int = 1,
     size: tuple[int, int] | None = None, steps: int | None = None, guidance: float | None = None,
     sampler: str | None = None, schedule: str | None = None, settings: Mapping[str, Any] | None = None,
-    frames: int | None = None, fps: float | None = None, wordless: bool = False,
+    frames: int | None = None, fps: float | None = None, wordless: bool = False, kernels: str | None = None,
     adapters: Sequence[Any] = (), adapter_folders: Sequence[Path | str] = (), allow_pickle: bool = False,
 ) -> tuple[Recipe, ...]:  # fmt: skip
     """One whole recipe a picture. Picture k has seed + k.
@@ -42,6 +43,8 @@ def resolve(
     picture to go by, and may have an empty prompt.
 
     `adapters`, `adapter_folders` and `allow_pickle` are as for `diffgen.pipelines.adapting.settings`.
+
+    `kernels` is "auto", "off" or a choice's text: see `diffgen.kernels.resolve`.
 
     A schedule of the user's own leaves the checkpoint's schedule settings behind, since they belong together.
 
@@ -65,14 +68,18 @@ def resolve(
     if not 0 <= first < SEED_LIMIT - count:
         raise UsageError(f"seed must be 0 to {SEED_LIMIT - count - 1}; got {first}")
     width, height = size or family.spec.size
-    check_size(family, width, height)
-    if frames is not None:
+    if frames is None:
+        check_size(family, width, height)
+    else:
         (film_settings.check_loop if (settings or {}).get("loop") else check_frames)(family, frames)
         fps = fps or family.spec.fps
         settings = film_settings.filled(family, frames, settings or {})
     defaults = family.defaults
     steps = defaults.steps if steps is None else steps
-    inherited = _inherited(family, schedule, sampler, (width, height, frames or 1, steps))
+    extent = (width, height, 1)
+    if frames is not None:
+        extent = next_extent(family, width, height, frames, loop=bool((settings or {}).get("loop")))
+    inherited = _inherited(family, schedule, sampler, (*extent, steps))
     if guidance is not None:
         # It belongs to the checkpoint's own scale, and beside another would be out of proportion.
         inherited.pop("guidance_2", None)
@@ -86,6 +93,7 @@ def resolve(
         device=family.device.type, versions=installed_versions(),
         # On the CPU sums are split among the threads, so their number decides the last bits.
         threads=torch.get_num_threads() if family.device.type == "cpu" else None,
+        kernels=kernel_choice(kernels, family),
     )  # fmt: skip
     walk(common, family)
     adapting.applied(common, family)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from diffgen import noise
@@ -79,9 +78,5 @@ def replay(model: Model, recipe: Recipe, **where: Any) -> Picture:
     `where` finds adapters that have moved: see `diffgen.pipelines.adapting.located`.
     """
     recipe = adapting.located(recipe, **where)
-    first = (recipe.seed or 0) - recipe.index
-    mates: Mapping[int, Recipe] = {k: replace(recipe, seed=max(first + k, 0)) for k in range(recipe.batch)}
-    plain = [replace(mates[k], batch=1, index=0, notes=()) for k in range(recipe.batch)]
-    plain[recipe.index] = replace(plain[recipe.index], seed=recipe.seed)
-    pictures = [event for event in stream(model, plain, batch=recipe.batch) if isinstance(event, Picture)]
-    return pictures[recipe.index]
+    events = stream(model, drawing.mates(recipe), batch=recipe.batch)
+    return [event for event in events if isinstance(event, Picture)][recipe.index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from diffgen.checkpoints import Model
@@ -10,25 +11,30 @@ from diffgen.contracts import Plan
 from diffgen.errors import UsageError
 from diffgen.pipelines import drawing, filming, request
 from diffgen.pipelines.drawing import Clip, Event
+from diffgen.pipelines.extent import length_of
 from diffgen.recipe import Recipe
 
 TASK = "text_to_video"
 
 
-def prepare(model: Model, prompt: str, *, frames: int | None = None, **options: Any) -> tuple[Recipe, ...]:
+def prepare(
+    model: Model, prompt: str, *, frames: int | None = None, seconds: float | str | None = None,
+    fps: float | str | None = None, **options: Any,
+) -> tuple[Recipe, ...]:  # fmt: skip
     """One whole recipe a clip, checked before anything is computed.
 
     Args:
-        frames: frames of each clip; None is the number the model was made for.
-        options: negative, seed, count, size (width, height), fps, steps, guidance, sampler, schedule and
+        frames, seconds, fps: the length and the rate, see `diffgen.pipelines.extent.length_of`; any are drawn.
+        options: negative, seed, count, size (width, height), steps, guidance, sampler, schedule and
             settings; what is left out is the checkpoint's own. See `diffgen.pipelines.request.resolve`.
 
     Raises:
         UsageError: a value is unknown or out of range; the message names the nearest accepted ones.
         UnsupportedError: the family cannot make clips of a prompt.
     """
-    frames = model.family.spec.frames if frames is None else frames
-    return request.resolve(model, TASK, prompt=prompt, frames=frames, **options)
+    frames, fps, notes = length_of(model.family, frames=frames, seconds=seconds, fps=fps)
+    recipes = request.resolve(model, TASK, prompt=prompt, frames=frames, fps=fps, **options)
+    return tuple(replace(recipe, notes=notes) for recipe in recipes)
 
 
 def plan(model: Model, recipes: Sequence[Recipe]) -> tuple[Plan, tuple[str, ...]]:
@@ -36,9 +42,12 @@ def plan(model: Model, recipes: Sequence[Recipe]) -> tuple[Plan, tuple[str, ...]
     return filming.plan(model, recipes)
 
 
-def stream(model: Model, recipes: Sequence[Recipe], *, batch: int = 1) -> Iterator[Event]:
-    """Draws the recipes and yields each step and each clip as it is done. Close it to cancel."""
-    return drawing.draw(model, recipes, plan, batch)
+def stream(model: Model, recipes: Sequence[Recipe], *, batch: int = 1, keep: bool = True) -> Iterator[Event]:
+    """Draws the recipes and yields each step, each clip's frames and each clip as it is done. Close it to cancel.
+
+    Without `keep` a clip's frames are in the events before it alone, so that memory does not grow with its length.
+    """
+    return drawing.draw(model, recipes, plan, batch, keep=keep)
 
 
 def text_to_video(model: Model, prompt: str, *, batch: int = 1, **options: Any) -> tuple[Clip, ...]:

@@ -8,6 +8,13 @@ from PIL import Image
 from diffgen.errors import UsageError
 
 
+def padded(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The picture [height, width, 3] in the middle of a larger one, its edges repeated around it."""
+    above, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
+    rows, columns = (above, height - image.shape[0] - above), (left, width - image.shape[1] - left)
+    return np.pad(image, (rows, columns, (0, 0)), mode="edge")
+
+
 def fit(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """The picture at `width` x `height`: scaled to cover it, the overhang cut off evenly. And a note, if so.
 

@@ -138,18 +138,20 @@ def clip_at(path: Path) -> tuple[np.ndarray, float]:
 
 
 def begin(
-    model: Model, prompt: str, first: Path | None, chosen: ClipOptions, options: Mapping[str, Any], batch: int
-) -> tuple[tuple[Recipe, ...], Iterator[Event]]:
+    model: Model, prompt: str, first: Path | None, chosen: ClipOptions, options: Mapping[str, Any], batch: int,
+    *, keep: bool = True,
+) -> tuple[tuple[Recipe, ...], Iterator[Event]]:  # fmt: skip
     """(recipes, events) of the task that the options ask for.
 
     Args:
         first: the first frame's file.
         options: what `diffgen.pipelines.text_to_video.prepare` takes.
+        keep: whether clips hold their frames at the end, where a task gives them as they come.
     """
     task, more = chosen.task(first), dict(options)
     more["settings"] = {**more.get("settings", {}), **chosen.settings()}
     if task in ("image_to_video", "keyframes"):
-        return _from_pictures(model, prompt, first, chosen, more, batch)
+        return _from_pictures(model, prompt, first, chosen, more, batch, keep)
     if task == "loop":
         from diffgen.pipelines.loop import prepare as prepare_loop
         from diffgen.pipelines.loop import stream as stream_loop
@@ -165,13 +167,14 @@ def begin(
             recipes = prepare_travel(model, chosen.travel or "", prompt, **more)
         else:
             recipes = prepare(model, prompt, **more)
-        return recipes, stream(model, recipes, batch=batch)
+        return recipes, stream(model, recipes, batch=batch, keep=keep)
     return _from_clip(model, task, prompt, chosen, more, batch)
 
 
 def _from_pictures(
-    model: Model, prompt: str, first: Path | None, chosen: ClipOptions, options: dict[str, Any], batch: int
-) -> tuple[tuple[Recipe, ...], Iterator[Event]]:
+    model: Model, prompt: str, first: Path | None, chosen: ClipOptions, options: dict[str, Any], batch: int,
+    keep: bool,
+) -> tuple[tuple[Recipe, ...], Iterator[Event]]:  # fmt: skip
     from diffgen.media import load_image
     from diffgen.pipelines.image_to_video import prepare, stream
 
@@ -179,7 +182,7 @@ def _from_pictures(
               *(frame_and_path(text) for text in chosen.at or [])]  # fmt: skip
     pictures = {frame: load_image(path) for frame, path in places}
     recipes = prepare(model, pictures, prompt, **options)
-    return recipes, stream(model, recipes, pictures, batch=batch)
+    return recipes, stream(model, recipes, pictures, batch=batch, keep=keep)
 
 
 def _from_clip(

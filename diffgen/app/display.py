@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
     from diffgen.contracts import Family
     from diffgen.pipelines import Progress
+    from diffgen.pipelines.drawing import Frames
     from diffgen.recipe import Recipe
 
 LEAST_COLUMNS, LEAST_ROWS = 40, 20
 PREVIEW_COLUMNS, PREVIEW_ROWS = 64, 20
 NARROW, WIDE = 60, 100  # columns; below the first words are left out, up to the second the bar takes all the room
+REFRESHES = 8  # a second
 BETWEEN = 0.12  # seconds between two previews; a terminal over a network is slower than the bar
 
 
@@ -62,6 +64,9 @@ class Display:
     def step(self, event: Progress) -> None:
         """A step is done."""
 
+    def decoded(self, event: Frames) -> None:
+        """Some frames of a clip are decoded."""
+
     def finish(self, pictures: Sequence[np.ndarray]) -> None:
         """All is drawn; `pictures` are uint8 [h, w, 3], or the contact sheet alone."""
 
@@ -93,7 +98,7 @@ class TerminalDisplay(Display):
 
         self.console, self.preview, self.pictures = console, preview, pictures
         self.project: Any = None
-        self.image: Any = None
+        self.images: list[Any] = []
         self.last = 0.0
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=None if console.width < WIDE else 40),
@@ -102,7 +107,7 @@ class TerminalDisplay(Display):
         self.task = self.bar.add_task("loading the model", total=None, where="")
         # rich would send what is printed to the bar's console; a standard output that is a file keeps its lines.
         self.live = Live(
-            get_renderable=self._render, console=console, transient=True, refresh_per_second=8,
+            get_renderable=self._render, console=console, transient=True, refresh_per_second=REFRESHES,
             redirect_stdout=sys.stdout.isatty(),
         )  # fmt: skip
 
@@ -132,7 +137,11 @@ class TerminalDisplay(Display):
         now = time.monotonic()
         if self.project is not None and (now - self.last > BETWEEN or event.step == event.steps):
             self.last = now
-            self.image = HalfBlocks(self.project(event.x0), *self._room())
+            shown = self.project.frames(event.x0) if event.x0.shape[2] > 1 else [self.project(event.x0)]
+            self.images = [HalfBlocks(pixels, *self._room()) for pixels in shown]
+
+    def decoded(self, event: Frames) -> None:
+        self.bar.update(self.task, where=f"frame {event.start + len(event.pixels)}/{event.total}")
 
     def finish(self, pictures: Sequence[np.ndarray]) -> None:
         from diffgen.app.blocks import HalfBlocks
@@ -148,5 +157,8 @@ class TerminalDisplay(Display):
     def _render(self) -> Any:
         from rich.console import Group
 
-        return self.bar if self.image is None else Group(self.bar, self.image)
+        if not self.images:
+            return self.bar
+        # A clip moves: the terminal is drawn eight times a second, each time with the next frame.
+        return Group(self.bar, self.images[int(time.monotonic() * REFRESHES) % len(self.images)])
 

@@ -77,19 +77,20 @@ def draw(events: Iterable[Event], outputs: Outputs, report: Report, screen: Disp
                     made.append(event)
                 else:
                     path = outputs.save(event.index, event.pixels, event.recipe)
-                    report.file(path, "picture", recipe=_plain(event.recipe))
+                    report.file(path, "picture", recipe=plain(event.recipe))
         if outputs.arrays:
-            report.file(_save_arrays(outputs, made), "arrays", recipes=[_plain(recipe) for recipe in recipes])
+            report.file(_save_arrays(outputs, made), "arrays", recipes=[plain(recipe) for recipe in recipes])
         elif sheet and len(seen) > 1:
             seen = [_sheet(seen, recipes)]
             report.file(outputs.save_sheet(seen[0]), "contact sheet")
     except KeyboardInterrupt:
         kept = ", ".join(str(path) for path in report.kept) or "nothing"
-        raise Interrupted(f"stopped{_where(at)}; kept: {kept}") from None
+        raise Interrupted(f"stopped{where(at)}; kept: {kept}") from None
     screen.finish(seen)
 
 
-def _where(at: Progress | None) -> str:
+def where(at: Progress | None) -> str:
+    """How far drawing was, for a message."""
     if at is None:
         return " before the first step"
     last = at.first + at.batch
@@ -98,7 +99,8 @@ def _where(at: Progress | None) -> str:
     return f" at step {at.step} of {at.steps}{several}"
 
 
-def _plain(recipe: Recipe) -> Any:
+def plain(recipe: Recipe) -> Any:
+    """The recipe as data for JSON."""
     return json.loads(recipe.to_json())
 
 

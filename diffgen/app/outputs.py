@@ -1,9 +1,9 @@
-"""Where pictures go: names chosen before anything is drawn, and never over another file unless told to."""
+"""Where pictures and clips go: names chosen before anything is drawn, and never over another file unless told to."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from diffgen.app.values import FORMATS as FORMAT_NAMES
 from diffgen.app.values import check_choice
 from diffgen.errors import UsageError, unknown
-from diffgen.media import FORMATS, save_image
+from diffgen.media import CLIP_FORMATS, FORMATS, save_image
 from diffgen.media.files import FileTaken, check_writable, next_free_path
 
 if TYPE_CHECKING:
@@ -82,6 +82,15 @@ class Outputs:
                     break
                 folder.rmdir()
 
+    def path(self, index: int) -> Path:
+        """Where clip `index` goes: the chosen name, or the first that is free."""
+        return self._path(self.stems[index])
+
+    def beside(self, index: int, ending: str) -> Path:
+        """A free name beside clip `index`, with `ending` behind its stem, extension included."""
+        stem, dot, extension = f"{self.stems[index]}{ending}".rpartition(".")
+        return next_free_path(self.folder, stem if dot else extension, extension if dot else "")
+
     def save(self, index: int, pixels: np.ndarray, recipe: Recipe) -> Path:
         """Writes picture `index` and returns where. Raises as `media.save_image` does."""
         return self._save(self.stems[index], pixels, recipe)
@@ -121,22 +130,41 @@ def plan(
     if not 1 <= quality <= 100:
         raise UsageError(f"the quality is 1 to 100; got {quality}")
     extension = f".{format or 'png'}".replace(".jpeg", ".jpg")
+    return _plan(output, names, format, extension, FORMATS, "picture", quality=quality, force=force)
+
+
+def plan_clips(output: str | None, names: Sequence[str], *, format: str | None = None, force: bool = False) -> Outputs:
+    """As `plan`, for clips: the formats are those of `diffgen.media.CLIP_FORMATS`, where png is a folder of frames.
+
+    Raises:
+        UsageError: the format is unknown, or is not the one of the file's extension.
+    """
+    extensions = {name: extension for extension, name in CLIP_FORMATS.items()}
+    check_choice("format", format, extensions)
+    named = {extension: name for extension, name in CLIP_FORMATS.items() if extension}
+    return _plan(output, names, format, extensions[format or "mp4"], named, "clip", force=force)
+
+
+def _plan(
+    output: str | None, names: Sequence[str], format: str | None, extension: str, formats: Mapping[str, str], kind: str,
+    **more: Any,
+) -> Outputs:  # fmt: skip
     path = Path(output or ROOT / date.today().isoformat()).expanduser()
     is_folder = output is None or output.endswith(("/", os.sep)) or path.is_dir() or not path.suffix
     folder = path if is_folder else path.parent
     fresh = tuple(one for one in (folder, *folder.parents) if not one.exists())
-    common: dict[str, Any] = {"folder": folder, "force": force, "quality": quality, "fresh": fresh}
+    common: dict[str, Any] = {"folder": folder, "fresh": fresh, **more}
     if is_folder:
         return Outputs(stems=tuple(names), sheet=f"{names[0]}-sheet", extension=extension, named=False, **common)
-    kind = path.suffix.lower()
-    if kind == ARRAYS:
+    ending = path.suffix.lower()
+    if ending == ARRAYS:
         if format is not None:
-            raise UsageError(f"{path} holds arrays and has no picture format; leave out --format {format}")
+            raise UsageError(f"{path} holds arrays and has no {kind} format; leave out --format {format}")
         return Outputs(stems=(path.stem,), sheet="", extension=path.suffix, named=True, **common)
-    if kind not in FORMATS:
-        raise unknown("picture format", path.suffix, [*FORMATS, ARRAYS])
-    if format is not None and FORMATS[kind] != format:
-        raise UsageError(f"{path} is named as {FORMATS[kind]} and --format says {format}; change one of them")
+    if ending not in formats:
+        raise unknown(f"{kind} format", path.suffix, [*formats, ARRAYS])
+    if format is not None and formats[ending] != format:
+        raise UsageError(f"{path} is named as {formats[ending]} and --format says {format}; change one of them")
     digits = len(str(len(names)))
     stems = [path.stem] if len(names) == 1 else [f"{path.stem}-{k:0{digits}d}" for k in range(1, len(names) + 1)]
     return Outputs(stems=tuple(stems), sheet=f"{path.stem}-sheet", extension=path.suffix, named=True, **common)

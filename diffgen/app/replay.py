@@ -1,36 +1,31 @@
-"""`diffgen replay`: a picture again, from the recipe inside it, and whether it is the same to the bit."""
+"""`diffgen replay`: a picture or a clip again, from the recipe inside it, and whether it is the same to the bit."""
 
 from __future__ import annotations
 
-import json as encoder
-import math
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffgen.app import adapters, outputs, values
-from diffgen.app.display import new_display, note
+from diffgen.app.display import Display, new_display, note
 from diffgen.app.drawing import Report, draw
-from diffgen.app.errors import Differs
+from diffgen.app.filming import film_again
 from diffgen.app.loading import Loading, takes_loading
+from diffgen.app.verdict import Verdict, compare, tell
 from diffgen.errors import UsageError
 from diffgen.media.files import readable_name
 from diffgen.recipe import Recipe, differences, installed_versions
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from diffgen.checkpoints import Model
 
-LOSSY = (".jpg", ".jpeg", ".webp")
-ALIKE = 30.0  # dB; JPEG and WebP at quality 80 keep more than this of nearly every picture
-
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A picture that diffgen made.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A picture or a clip that diffgen made.")]
+First = Annotated[Path | None, typer.Option("--from", metavar="IMAGE", help="The picture that a clip began with.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare with the file; 1 where they differ.")]
 ModelName = Annotated[
     str | None,
@@ -42,62 +37,67 @@ Json = Annotated[bool, typer.Option("--json", help="Print a JSON object a line i
 Preview = Annotated[bool | None, typer.Option("--preview/--no-preview", help="Show the picture forming.")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """How a picture compares with its file, in steps of 0..255. `psnr` is infinite where they are the same."""
-
-    same: bool
-    lossy: bool
-    largest: int
-    psnr: float
-
-    @property
-    def passed(self) -> bool:
-        """The same to the bit, or as like as a format that loses detail can show."""
-        return self.same or (self.lossy and self.psnr >= ALIKE)
-
-
 @takes_loading
 def replay(
     file: File, verify: Verify = False, model: ModelName = None, output: Output = None, force: Force = False,
-    lora_dir: adapters.LoraDir = None, json: Json = False, preview: Preview = None, *, loading: Loading,
+    lora_dir: adapters.LoraDir = None, from_: First = None, json: Json = False, preview: Preview = None,
+    *, loading: Loading,
 ) -> None:  # fmt: skip
-    """Draw a picture again from its own recipe.
+    """Draw a picture or a clip again from its own recipe.
 
     With --verify the new picture is compared with the file, and saved only
     if -o is given. Where they differ it exits with 1 and says what is
     otherwise here: the model, a version, the device, the threads. What took
     the place of the model's own parts is loaded again from where it was.
+    Of a clip the frames are compared by the hash that its recipe holds, so
+    that it does not matter what the codec lost.
 
     Examples:
       diffgen replay apple.png --verify
       diffgen replay apple.png -o again.png
       diffgen replay apple.png --model models/finer -o finer.png
       diffgen replay castle.png --vae moved/vae.safetensors --lora-dir loras/
+      diffgen replay wave.mp4 --verify --from hand.png
     """
     recipe = recipe_in(file)
     where = model or model_of(recipe)
     parts = parts_of(recipe, where, loading)
     target = None
     if output is not None or not verify:
-        target = outputs.plan(output, [readable_name(recipe.prompt, recipe.seed)], force=force)
+        plan = outputs.plan if recipe.frames is None else outputs.plan_clips
+        target = plan(output, [readable_name(recipe.prompt or "clip", recipe.seed)], force=force)
     report = Report(as_json=json)
     with target.ready() if target else nullcontext(), new_display(1, preview) as screen:
         loaded = load_for(recipe, where, parts)
-        from diffgen.pipelines import replay as again
-
         report.remark(loaded.notes)
-        wanted = complete(recipe, loaded, file)
-        screen.begin(loaded.family, [])
-        picture = again(loaded, wanted, folders=lora_dir or (), allow_pickle=loading.allow_pickle)
-        if target is not None:
-            draw([replace(picture, index=0)], target, report, screen)
+        moved = {"folders": lora_dir or (), "allow_pickle": loading.allow_pickle}
+        if recipe.frames is not None:
+            verdict = film_again(loaded, recipe, from_, target, report, screen, moved)
+        else:
+            verdict = _draw_again(loaded, recipe, file, target, report, screen, moved, verify=verify)
     otherwise = differences(recipe, here(recipe, loaded))
-    if verify:
-        _tell(file, compare(file, picture.pixels), otherwise, json)
+    if verify and verdict is None:
+        raise UsageError(f"{file} holds no hash of its frames, so they cannot be compared")
+    if verdict is not None and verify:
+        tell(file, verdict, otherwise, json)
     else:
         report.remark(otherwise)
     report.close()
+
+
+def _draw_again(
+    model: Model, recipe: Recipe, file: Path, target: outputs.Outputs | None, report: Report, screen: Display,
+    moved: Mapping[str, Any], *, verify: bool,
+) -> Verdict | None:  # fmt: skip
+    """Draws a picture again; how it compares, where that is asked."""
+    from diffgen.pipelines import replay as again
+
+    wanted = complete(recipe, model, file)
+    screen.begin(model.family, [])
+    picture = again(model, wanted, **moved)
+    if target is not None:
+        draw([replace(picture, index=0)], target, report, screen)
+    return compare(file, picture.pixels) if verify else None
 
 
 def recipe_in(file: Path) -> Recipe:
@@ -112,15 +112,24 @@ def recipe_in(file: Path) -> Recipe:
     recipe = found.recipe
     if recipe is None:
         raise UsageError(f"{file} does not say how it was made, so it cannot be drawn again")
-    if recipe.seed is None or not recipe.prompt.strip():
+    if recipe.seed is None or (recipe.frames is None and not recipe.prompt.strip()):
         missing = "seed" if recipe.seed is None else "prompt"
         raise UsageError(f"{file} holds no {missing}, so it cannot be drawn again")
-    if recipe.task != "text_to_image" or recipe.frames is not None:
-        raise UsageError(f"{file} was made by {recipe.task}; replay draws pictures made by text_to_image")
+    if recipe.task not in _tasks(recipe):
+        raise UsageError(f"{file} was made by {recipe.task}; replay draws what was made by {', '.join(_tasks(recipe))}")
     if found.tool != "diffgen":
         note(f"{found.tool} made this picture; another program's noise and arithmetic give another picture")
     values.check_settings(recipe.settings)
     return recipe
+
+
+def _tasks(recipe: Recipe) -> tuple[str, ...]:
+    """The tasks that can be done again: for clips, or for pictures."""
+    if recipe.frames is None:
+        return ("text_to_image",)
+    from diffgen.pipelines.refilm import TASKS
+
+    return TASKS
 
 
 def model_of(recipe: Recipe) -> str:
@@ -199,46 +208,3 @@ def here(recipe: Recipe, model: Model) -> Recipe:
         versions={name: versions.get(name, seen) for name, seen in recipe.versions.items()},
         **{name: value for name, value in now.items() if getattr(recipe, name) is not None},
     )
-
-
-def compare(file: Path, pixels: np.ndarray) -> Verdict:
-    """How float pixels [h, w, 3] in 0..1 compare with a picture file.
-
-    Raises:
-        Differs: they are not even of one size.
-    """
-    import numpy as np
-
-    from diffgen.media import load_image, to_pixels
-
-    there, now = to_pixels(load_image(file)), to_pixels(pixels)
-    if there.shape != now.shape:
-        sizes = [f"{shape[1]} x {shape[0]}" for shape in (there.shape, now.shape)]
-        raise Differs(f"{file} is {sizes[0]} pixels, and its recipe draws {sizes[1]}")
-    apart = np.abs(there.astype(int) - now.astype(int))
-    mean = float((apart**2).mean())
-    return Verdict(
-        same=not apart.any(), lossy=file.suffix.lower() in LOSSY, largest=int(apart.max()),
-        psnr=math.inf if mean == 0 else 10 * math.log10(255**2 / mean),
-    )  # fmt: skip
-
-
-def _tell(file: Path, verdict: Verdict, otherwise: list[str], as_json: bool) -> None:
-    """Says what the comparison gave.
-
-    Raises:
-        Differs: the picture is another one.
-    """
-    apart = f"largest difference {verdict.largest} of 255, PSNR {verdict.psnr:.1f} dB"
-    cause = "; ".join(otherwise) or "nothing that the recipe records; another processor or build of torch can do it"
-    if as_json:
-        found = {"same": verdict.same, "passed": verdict.passed, "largest": verdict.largest,
-                 "psnr": None if verdict.same else verdict.psnr, "differences": otherwise}  # fmt: skip
-        print(encoder.dumps({"kind": "verdict", "file": str(file), **found}))
-    if not verdict.passed:
-        raise Differs(f"{file} is not what its recipe draws here ({apart}). What is otherwise: {cause}")
-    if not as_json:
-        lossy = f"the same, as far as a format that loses detail shows ({apart})"
-        print(f"{file}: {'the same to the bit' if verdict.same else lossy}")
-        for sentence in otherwise:
-            note(f"otherwise than then: {sentence}")

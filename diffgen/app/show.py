@@ -1,4 +1,4 @@
-"""`diffgen show`: how a picture was made, whichever tool made it. Without importing torch."""
+"""`diffgen show`: how a picture or a clip was made, whichever tool made it. Without importing torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffgen.errors import DiffgenError
 from diffgen.foreign import Description, describe
 from diffgen.recipe import Recipe
 
-Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Pictures: PNG, JPEG or WebP.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Pictures and clips, or folders of frames.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a file, each on a line.")]
 
 
@@ -27,9 +27,9 @@ class NothingKnown(DiffgenError):
 
 
 def show(files: Files, json: Json = False) -> None:
-    """Say how a picture was made.
+    """Say how a picture or a clip was made.
 
-    Reads diffgen's pictures, and those of AUTOMATIC1111, Forge, ComfyUI,
+    Reads diffgen's pictures and clips, and those of AUTOMATIC1111, Forge, ComfyUI,
     InvokeAI, NovelAI and SwarmUI as far as they tell. Exits with 1 where a
     picture says nothing.
 

@@ -7,7 +7,7 @@ is the most frames they draw at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from diffgen.contracts import (
 from diffgen.errors import CheckpointError, UnsupportedError
 from diffgen.families import sdxl, stable_diffusion
 from diffgen.families.common import Parts, as_frames, from_frames
+from diffgen.families.decoding import Piece, joined, one_by_one
 from diffgen.families.motion import frames_of, insert, longest
 from diffgen.families.scheduler import read as read_scheduler
 from diffgen.path import NoisePath, Prediction
@@ -93,8 +94,11 @@ class AnimateDiff:
         return torch.cat([self.picture.encode(pixels[:, :, k : k + 1]) for k in range(pixels.shape[2])], dim=2)
 
     def decode(self, z: Latents) -> Tensor:
-        # A frame at a time: the autoencoder knows nothing of the others, and memory stays that of one picture.
-        return torch.cat([self.picture.decode(z[:, :, k : k + 1]) for k in range(z.shape[2])], dim=2)
+        return joined(self.decode_pieces(z))
+
+    def decode_pieces(self, z: Latents) -> Iterator[Piece]:
+        """A frame at a time: the autoencoder knows nothing of the others."""
+        return one_by_one(self.picture.decode, z)
 
     def predict(self, x: Latents, step: Step, branch: Branch, residuals: Residuals) -> Latents:
         """As the picture model, with all frames of all clips as its batch.

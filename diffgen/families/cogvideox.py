@@ -7,7 +7,7 @@ Image-to-video takes the first frame beside the latents, along the channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from diffgen.contracts import (
 )
 from diffgen.families.clips import encode_drawn, first_frame, held
 from diffgen.families.common import Parts, in_float32, no_text_options, pictures
+from diffgen.families.decoding import Piece, in_batches
 from diffgen.families.guides import cosine
 from diffgen.families.scheduler import discrete_path, prediction_of, walk_of
 from diffgen.families.t5 import encode_t5
@@ -125,6 +126,19 @@ class CogVideoX:
     def decode(self, z: Latents) -> Tensor:
         latents = z[:, :, self.joined - 1 :] / self.vae.config.scaling_factor
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
+
+    def decode_pieces(self, z: Latents) -> Iterator[Piece]:
+        """Two latents at a time with the caches of the autoencoder, which `decode` uses in the same way."""
+        vae = self.vae
+        if vae.use_tiling:
+            # Its tiles over the picture each go through the whole clip.
+            yield Piece(pixels=self.decode(z))
+            return
+        latents = (z[:, :, self.joined - 1 :] / vae.config.scaling_factor).to(vae.dtype)
+        if vae.post_quant_conv is not None:
+            latents = vae.post_quant_conv(latents)
+        for pixels in in_batches(vae.decoder, latents, vae.num_latent_frames_batch_size):
+            yield Piece(pixels=pixels)
 
     def predict(self, x: Latents, step: Step, branch: Branch, residuals: Residuals) -> Latents:
         cond, config = branch.cond, self.transformer.config

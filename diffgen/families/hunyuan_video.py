@@ -6,7 +6,7 @@ result. The published model is guidance-distilled: the scale is an input of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,12 @@ from diffgen.contracts import (
 )
 from diffgen.errors import UnsupportedError
 from diffgen.families.common import Parts, in_float32, no_text_options, text_notes
+from diffgen.families.decoding import Piece, in_tiles, joined
 from diffgen.families.scheduler import flow_shift
 from diffgen.path import FlowPath, NoisePath, Prediction
 
 TOKENS = 256
+TILE, OVERLAP = 4, 1  # latents that are decoded at once, and those that two tiles share
 LAYER = 3  # of LLaMA's hidden states, counted from the end
 # What the model was trained with, word for word; CROP tokens of it stand before the prompt.
 CROP = 95
@@ -131,6 +133,13 @@ class HunyuanVideo:
         return mode * self.vae.config.scaling_factor  # type: ignore[no-any-return]
 
     def decode(self, z: Latents) -> Tensor:
+        return joined(self.decode_pieces(z))
+
+    def decode_pieces(self, z: Latents) -> Iterator[Piece]:
+        """In tiles of the size that the model is published with: its decoder looks at all frames it is given."""
+        return in_tiles(self._decode, z, tile=TILE, overlap=OVERLAP, factor=self.spec.frame_factor, published=True)
+
+    def _decode(self, z: Latents) -> Tensor:
         latents = (z / self.vae.config.scaling_factor).to(self.vae.dtype)
         return self.vae.decode(latents, return_dict=False)[0].float()
 
@@ -159,6 +168,7 @@ class HunyuanVideo:
 def build(parts: Parts) -> HunyuanVideo:
     """The family from a checkpoint's parts."""
     transformer, vae = parts["transformer"], parts["vae"]
+    vae.use_framewise_decoding = False  # the family divides clips itself, so that frames can be used as they come
     token = vae.spatial_compression_ratio * transformer.config.patch_size
     shift = flow_shift(parts.configs.get("scheduler", {}), token=token, frame=vae.temporal_compression_ratio)
     return HunyuanVideo(

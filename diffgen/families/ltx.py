@@ -7,7 +7,7 @@ tokens are told time 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,11 +28,13 @@ from diffgen.contracts import (
 from diffgen.errors import CheckpointError
 from diffgen.families.clips import beginning, encode_drawn, held, per_channel
 from diffgen.families.common import Parts, in_float32, no_text_options
+from diffgen.families.decoding import Piece, in_tiles
 from diffgen.families.scheduler import flow_shift
 from diffgen.families.t5 import encode_t5
 from diffgen.path import FlowPath, NoisePath, Prediction
 
 TOKENS = 128
+TILE, OVERLAP = 12, 6  # latents that are decoded at once, and those that two tiles share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,10 @@ class LTX:
         # Later autoencoders take one more denoising step while decoding; time 0 asks for none.
         time = latents.new_zeros(z.shape[0]) if self.vae.config.timestep_conditioning else None
         return self.vae.decode(latents, time, return_dict=False)[0].float()
+
+    def decode_pieces(self, z: Latents) -> Iterator[Piece]:
+        """In tiles: the autoencoder looks both ways in time and keeps no caches."""
+        return in_tiles(self.decode, z, tile=TILE, overlap=OVERLAP, factor=self.spec.frame_factor)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, standard deviation) of the latents, [1, channels, 1, 1, 1]."""

@@ -6,7 +6,7 @@ and gives the direction towards the clean one. So the time and the sign are turn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from diffgen.contracts import (
 from diffgen.errors import UnsupportedError
 from diffgen.families.clips import per_channel
 from diffgen.families.common import Parts, in_float32, no_text_options
+from diffgen.families.decoding import Piece, cached_convolutions, in_batches
 from diffgen.families.scheduler import flow_shift
 from diffgen.families.t5 import encode_t5
 from diffgen.path import FlowPath, NoisePath, Prediction
@@ -106,6 +107,20 @@ class Mochi:
     def decode(self, z: Latents) -> Tensor:
         mean, scale = self._statistics(z)
         return self.vae.decode((z * scale + mean).to(self.vae.dtype), return_dict=False)[0].float()
+
+    def decode_pieces(self, z: Latents) -> Iterator[Piece]:
+        """Two latents at a time; the autoencoder's caches hold what lies before."""
+        vae, (mean, scale) = self.vae, self._statistics(z)
+        if vae.use_tiling:
+            # Its tiles over the picture each go through the whole clip.
+            yield Piece(pixels=self.decode(z))
+            return
+        latents, factor = (z * scale + mean).to(vae.dtype), vae.temporal_compression_ratio
+        # The first latent stands for one frame, and is decoded to as many as any other.
+        surplus = factor - 1 if vae.drop_last_temporal_frames else 0
+        with cached_convolutions(vae.decoder):
+            for k, pixels in enumerate(in_batches(vae.decoder, latents, vae.num_latent_frames_batch_size)):
+                yield Piece(pixels=pixels[:, :, surplus:] if k == 0 else pixels)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, standard deviation) of the latents, [1, channels, 1, 1, 1]; 0 and 1 where none are known."""

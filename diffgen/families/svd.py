@@ -8,7 +8,7 @@ frame to frame, because the first one is known and the last one is far from the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,8 +29,11 @@ from diffgen.contracts import (
 )
 from diffgen.families.clips import first_frame
 from diffgen.families.common import Parts, encode_frames, in_float32, no_text_options
+from diffgen.families.decoding import Piece, in_tiles
 from diffgen.path import EDMPath, NoisePath, Prediction
 
+# Frames that are decoded at once, and those that two tiles share. The XT model decodes its 25 in one.
+TILE, OVERLAP = 25, 9
 VISION = 224  # pixels of CLIP's picture, along both sides
 MOTION = 127  # of 1 to 255, how much moves: the "motion bucket" that the network is told
 AUGMENTATION = 0.02  # standard deviation of the noise on the picture beside the frames, which it is told too
@@ -145,6 +148,10 @@ class StableVideoDiffusion:
         frames = (z / self.vae.config.scaling_factor).to(self.vae.dtype).transpose(1, 2)
         clips = [self.vae.decode(clip, num_frames=clip.shape[0], return_dict=False)[0] for clip in frames]
         return torch.stack(clips).transpose(1, 2).float()
+
+    def decode_pieces(self, z: Latents) -> Iterator[Piece]:
+        """In tiles: the autoencoder looks both ways in time and keeps no caches."""
+        return in_tiles(self.decode, z, tile=TILE, overlap=OVERLAP)
 
     def predict(self, x: Latents, step: Step, branch: Branch, residuals: Residuals) -> Latents:
         cond = branch.cond

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from PIL import Image
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from diffgen.contracts import (
 )
 from diffgen.families.clips import beginning, held, per_channel
 from diffgen.families.common import Parts, in_float32, no_text_options, pictures
+from diffgen.families.decoding import Piece
 from diffgen.families.guides import staged
 from diffgen.families.t5 import encode_t5
 from diffgen.path import FlowPath, NoisePath, Prediction
@@ -87,6 +89,8 @@ class Wan:
             channels=config.z_dim, factor=factor, multiple=factor * self.transformer.config.patch_size[1],
             frame_factor=config.scale_factor_temporal, frames=121 if large else 81, fps=24.0 if large else 16.0,
             size=(1280, 704) if large else (832, 480),
+            # The transformer has a table of positions.
+            most_frames=config.scale_factor_temporal * (self.transformer.config.rope_max_seq_len - 1) + 1,
         )  # fmt: skip
 
     @property
@@ -151,6 +155,26 @@ class Wan:
     def decode(self, z: Latents) -> Tensor:
         mean, std = self._statistics(z)
         return self.vae.decode((z * std + mean).to(self.vae.dtype), return_dict=False)[0].float()
+
+    def decode_pieces(self, z: Latents) -> Iterator[Piece]:
+        """A latent at a time. The autoencoder's own caches hold what lies before, so that the result is `decode`'s."""
+        if self.vae.use_tiling:
+            # Its tiles over the picture each go through the whole clip.
+            yield Piece(pixels=self.decode(z))
+            return
+        vae, (mean, std) = self.vae, self._statistics(z)
+        latents = vae.post_quant_conv((z * std + mean).to(vae.dtype))
+        vae.clear_cache()
+        try:
+            for k in range(z.shape[2]):
+                vae._conv_idx = [0]
+                caches = {"feat_cache": vae._feat_map, "feat_idx": vae._conv_idx}
+                pixels = vae.decoder(latents[:, :, k : k + 1], first_chunk=k == 0, **caches)
+                if vae.config.patch_size is not None:
+                    pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
+                yield Piece(pixels=pixels.clamp(-1, 1).float())
+        finally:
+            vae.clear_cache()
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, standard deviation) of the latents, [1, channels, 1, 1, 1]."""

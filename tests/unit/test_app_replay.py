@@ -113,10 +113,10 @@ def test_files_that_cannot_be_drawn_again(
     pixels = load_image(pictures / "a.png")
     save_image("bare.png", pixels)
     save_image("seedless.png", pixels, replace(recipe, seed=None))
-    save_image("clip.png", pixels, replace(recipe, task="text_to_video", frames=5))
+    save_image("clip.png", pixels, replace(recipe, task="extend", frames=5))
     Path("text.png").write_text("no picture")
     for name, said in {
-        "bare.png": "does not say how it was made", "seedless.png": "holds no seed", "clip.png": "text_to_video",
+        "bare.png": "does not say how it was made", "seedless.png": "holds no seed", "clip.png": "was made by extend",
         "text.png": "is not a picture", "missing.png": "there is no file missing.png",
         str(pictures / "a.png"): "say where it is with --model",
     }.items():  # fmt: skip
