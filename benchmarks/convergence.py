@@ -32,7 +32,7 @@ FULL, EVEN, COLD, WEAK = (192, 384), (384, 768), (24, 48, 96), (20, 40, 80)
 # Variants of a sampler beside its defaults: (sampler, settings, order).
 VARIANTS: list[tuple[str, dict[str, Any], int]] = [
     ("unipc", {"order": 1}, 2), ("unipc", {"order": 3}, 4), ("unipc", {"variant": "bh1"}, 3),
-    ("dpmpp_2m", {"variant": "heun"}, 2), ("dpmpp_2s", {"order": 3}, 3), ("deis", {"order": 2}, 2),
+    ("dpmpp_2m", {"variant": "heun"}, 2), ("dpmpp_2s", {"order": 3, "variant": "heun"}, 3), ("deis", {"order": 2}, 2),
     ("ipndm", {"order": 2}, 2), ("lms", {"order": 3}, 3), ("dpmpp_3m_sde", {"eta": 0.0, "variant": "exact"}, 3),
     ("sa_solver", {"eta": 0.0, "order": 2, "corrector_order": 2, "variant": "simple"}, 2),
     ("sa_solver", {"eta": 0.0, "order": 2, "corrector_order": 0}, 2),

@@ -75,8 +75,8 @@ SAMPLERS: dict[str, SamplerInfo] = {
         function=single.dpm_2_ancestral, label="DPM2 a", order=2, weak=2, evaluations=2, noise="fresh", settings=_SDE,
         good_for="variety at few steps"),
     "dpmpp_2s": SamplerInfo(
-        function=multistep.dpmpp_2s, label="DPM++ 2S", order=2, evaluations=1, settings=("order",), most=3,
-        good_for="few steps; pairs of steps"),
+        function=multistep.dpmpp_2s, label="DPM++ 2S", order=2, evaluations=1, settings=("order", "variant"),
+        variants=_TYPES, most=3, good_for="few steps; pairs of steps"),
     "dpmpp_2s_ancestral": SamplerInfo(
         function=single.dpmpp_2s_ancestral, label="DPM++ 2S a", order=2, weak=2, evaluations=2, noise="fresh",
         settings=_SDE, good_for="variety at few steps"),

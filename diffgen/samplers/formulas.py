@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from diffgen.contracts import Latents, Noise, Step
+from diffgen.path import blend
 
 
 def decay(step: Step, eta: float = 0.0) -> float:
@@ -22,8 +23,8 @@ def first_order(x: Latents, x0: Latents, step: Step, eta: float = 0.0) -> Latent
     """
     keep = decay(step, eta)
     if eta:
-        return keep * x + gain(step.next_alpha, (1 + eta) * (step.next_lam - step.lam)) * x0
-    return keep * x + (step.next_alpha - step.alpha * keep) * x0
+        return blend(x, keep, x0, gain(step.next_alpha, (1 + eta) * (step.next_lam - step.lam)))
+    return blend(x, keep, x0, step.next_alpha - step.alpha * keep)
 
 
 def gain(alpha: float, exponent: float) -> float:
@@ -54,7 +55,7 @@ def slope(x: Latents, x0: Latents, step: Step) -> Latents:
     In these variables the ODE has no linear term on any path: EDM's variables on variance-preserving and EDM
     paths (2206.00364, eq. 3), and the straight line's on a flow path.
     """
-    return (x / scale_of(step.sigma, step.level) - x0) / step.level
+    return blend(x, 1 / step.sigma, x0, -1 / step.level)
 
 
 def far(step: Step) -> bool:
@@ -67,8 +68,8 @@ def far(step: Step) -> bool:
 
 def along(x: Latents, direction: Latents, step: Step) -> Latents:
     """x at the end of `step` after moving along a constant `direction` of `slope`'s kind."""
-    moved = x / scale_of(step.sigma, step.level) + (step.next_level - step.level) * direction
-    return moved * (scale_of(step.next_sigma, step.next_level) if step.next_level > 0 else step.next_alpha)
+    scale = scale_of(step.next_sigma, step.next_level) if step.next_level > 0 else step.next_alpha
+    return blend(x, scale / scale_of(step.sigma, step.level), direction, scale * (step.next_level - step.level))
 
 
 def down_step(step: Step, eta: float) -> Step:
@@ -85,7 +86,7 @@ def renoise(x: Latents, down: Step, step: Step, noise: Noise, s_noise: float) ->
     """From the end of `down` up to the end of `step` with fresh noise; without any where both are the same."""
     keep = step.next_alpha / down.next_alpha
     fresh = math.sqrt(max(step.next_sigma**2 - (keep * down.next_sigma) ** 2, 0.0))
-    return keep * x + fresh * s_noise * noise(step) if fresh > 0 else x
+    return (keep * x).add_(noise(step), alpha=fresh * s_noise) if fresh > 0 else x
 
 
 def middle(step: Step, part: float = 0.5) -> Step | None:
@@ -100,12 +101,12 @@ def sde_noise(x: Latents, step: Step, eta: float, s_noise: float, noise: Noise) 
     if not eta or step.next_sigma == 0:
         return x
     h = step.next_lam - step.lam
-    return x + step.next_sigma * math.sqrt(-math.expm1(-2 * eta * h)) * s_noise * noise(step)
+    return x.add(noise(step), alpha=step.next_sigma * math.sqrt(-math.expm1(-2 * eta * h)) * s_noise)
 
 
 def combine(weights: Sequence[float], values: Sequence[Latents]) -> Latents:
     """The weighted sum of `values`."""
     total = weights[0] * values[0]
     for weight, value in zip(weights[1:], values[1:], strict=True):
-        total = total + weight * value
+        total.add_(value, alpha=weight)
     return total

@@ -108,7 +108,8 @@ def _half_bend(step: Step, points: list[tuple[Step, Latents]], eta: float) -> La
 
 
 def dpmpp_2s(
-    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, order: int = 2
+    denoise: Denoiser, x: Latents, step: Step, history: History, noise: Noise, *, order: int = 2,
+    variant: str = "midpoint",
 ) -> Latents:
     """DPM-Solver++ single step on the walk's own levels: `order` steps make one of that order. 2211.01095, diffusers.
 
@@ -124,7 +125,7 @@ def dpmpp_2s(
     history.remember(step, x0)
     start, base = history.points[0]
     whole = start.to(step.next_level)
-    if stage == 1:
+    if stage == 1 and variant == "midpoint":
         bend = 0.5 * gain(whole.next_alpha, whole.next_lam - whole.lam)
         ratio = (whole.next_lam - whole.lam) / (step.lam - whole.lam)
         return first_order(history.x, base, whole) + bend * ratio * (x0 - base)
