@@ -85,6 +85,9 @@ ModelName = Annotated[
 Batch = Annotated[int, _option("--batch", panel=RUN, help="Pictures drawn together.")]
 Dtype = Annotated[str, _option("--dtype", panel=RUN, help="float32, bfloat16, float16 or auto.")]
 Device = Annotated[str, _option("--device", panel=RUN, help="cpu, cuda, mps or auto.")]
+Kernels = Annotated[
+    str, _option("--kernels", panel=RUN, help="auto (the fastest here, see: diffgen doctor), off, or a recipe's.")
+]
 Strict = Annotated[bool, _option("--strict", panel=RUN, help="A note, such as a cut prompt, is an error.")]
 Json = Annotated[bool, _option("--json", panel=RUN, help="Print a JSON object a line instead of paths.")]
 Preview = Annotated[
@@ -110,7 +113,7 @@ def image(
     lora: adapters.Lora = None, lora_dir: adapters.LoraDir = None, embedding: adapters.Embedding = None,
     output: Output = None, format: Format = None, quality: Quality = 95, force: Force = False, sheet: Sheet = True,
     model: ModelName = "box", batch: Batch = 1, dtype: Dtype = "auto", device: Device = "auto",
-    strict: Strict = False, json: Json = False, preview: Preview = None, *, loading: Loading,
+    kernels: Kernels = "auto", strict: Strict = False, json: Json = False, preview: Preview = None, *, loading: Loading,
 ) -> None:  # fmt: skip
     """Draw pictures from prompts.
 
@@ -131,6 +134,7 @@ def image(
         --tokenizer t5/ --true-cfg 2 --negative "people"
     """
     options = _options(size, steps, guidance, sampler, schedule, set_ or [], clip_skip, true_cfg)
+    options |= {"kernels": checked_kernels(kernels)}
     options |= adapters.options(lora, lora_dir, embedding, allow_pickle=loading.allow_pickle)
     values.check_least("count", count, 1)
     values.check_least("batch", batch, 1)
@@ -151,6 +155,15 @@ def image(
         screen.begin(loaded.family, recipes)
         draw(stream(loaded, recipes, batch=batch), target, report, screen, sheet=sheet)
     report.close(strict)
+
+
+def checked_kernels(text: str) -> str:
+    """What --kernels says, refused before anything loads where it is no choice of kernels."""
+    if text not in ("auto", "off"):
+        from diffgen.kernels.choice import Choice
+
+        Choice.from_text(text)
+    return text
 
 
 def _options(
