@@ -125,6 +125,7 @@ class LatentSpec:
         most_frames: the most it can draw at once; None where nothing limits it.
         fps: frames a second it was made for; 0 for pictures.
         size: (width, height) in pixels the model was trained at.
+        sizes: all of them, where it was trained at a few only and pictures to edit should have one.
         draw: the axis order in which the reference implementation draws noise, as a permutation of "bcfhw".
         draw_visual: what the reference implementation draws for a conditioning picture, before the starting
             noise and from the same generator: noise over one frame of "latents", over its "pixels", or nothing.
@@ -140,8 +141,15 @@ class LatentSpec:
     most_frames: int | None = None
     fps: float = 0.0
     size: tuple[int, int] = (512, 512)
+    sizes: tuple[tuple[int, int], ...] = ()
     draw: str = "bcfhw"
     draw_visual: Literal["latents", "pixels"] | None = None
+
+    def nearest(self, width: int, height: int) -> tuple[int, int]:
+        """The size of `sizes` whose shape is closest to a picture's; its own size where there are none."""
+        if not self.sizes:
+            return width, height
+        return min(self.sizes, key=lambda size: abs(size[0] / size[1] - width / height))
 
     def shape(self, *, batch: int, width: int, height: int, frames: int = 1) -> tuple[int, int, int, int, int]:
         """[batch, channels, frames, height, width] of the latents for a size in pixels."""

@@ -63,7 +63,7 @@ def amplify(network: Any, *names: str, gain: float = 8.0) -> Any:
 
 
 def wan(folder: Path, *, kind: str = "2.1", seed: int = 0) -> Path:
-    """A Wan folder: "2.1", "2.2" (two experts), "2.1-i2v" (CLIP vision), "2.2-i2v" or "5b"."""
+    """A Wan folder: "2.1", "2.2" (two experts), "2.1-i2v" (CLIP vision), "2.1-flf" (first and last frame), "2.2-i2v" or "5b"."""
     from diffusers import (
         AutoencoderKLWan,
         UniPCMultistepScheduler,
@@ -74,7 +74,7 @@ def wan(folder: Path, *, kind: str = "2.1", seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     tokenizer = t5_tokenizer(folder / "tokenizer")
-    from_picture, vision, large = kind.endswith("i2v"), kind == "2.1-i2v", kind == "5b"
+    from_picture, vision, large = kind.endswith(("i2v", "flf")), kind in ("2.1-i2v", "2.1-flf"), kind == "5b"
     channels = 16 if not large else 48
 
     def transformer() -> Any:
@@ -82,7 +82,7 @@ def wan(folder: Path, *, kind: str = "2.1", seed: int = 0) -> Path:
             patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, freq_dim=32, ffn_dim=32, num_layers=2,
             in_channels=2 * channels + 4 if from_picture else channels, out_channels=channels, text_dim=32,
             rope_max_seq_len=32, cross_attn_norm=True, image_dim=32 if vision else None,
-            added_kv_proj_dim=24 if vision else None,
+            added_kv_proj_dim=24 if vision else None, pos_embed_seq_len=10 if kind == "2.1-flf" else None,
         )  # fmt: skip
 
         return amplify(network, "attn2", "image_embedder", "text_embedder", gain=4.0).eval()
@@ -262,8 +262,8 @@ def word_tokenizer(folder: Path, text: str) -> Any:
     return tokenizer
 
 
-def hunyuan_video(folder: Path, *, seed: int = 0) -> Path:
-    """A HunyuanVideo folder. Its instruction has more than the 95 tokens that are cut off."""
+def hunyuan_video(folder: Path, *, from_picture: bool = False, seed: int = 0) -> Path:
+    """A HunyuanVideo folder, or a SkyReels one `from_picture`. Its instruction has more than the 95 tokens that are cut off."""
     import diffusers
     from transformers import LlamaConfig, LlamaModel
 
@@ -277,14 +277,14 @@ def hunyuan_video(folder: Path, *, seed: int = 0) -> Path:
         max_position_embeddings=512, pad_token_id=1, bos_token_id=0, eos_token_id=5,
     )  # fmt: skip
     transformer = diffusers.HunyuanVideoTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=1,
-        num_single_layers=1, num_refiner_layers=1, patch_size=2, text_embed_dim=16, pooled_projection_dim=32,
+        in_channels=8 if from_picture else 4, out_channels=4, num_attention_heads=2, attention_head_dim=16,
+        num_layers=1, num_single_layers=1, num_refiner_layers=1, patch_size=2, text_embed_dim=16, pooled_projection_dim=32,
         rope_axes_dim=(4, 6, 6),
     ).eval()  # fmt: skip
     vae = diffusers.AutoencoderKLHunyuanVideo(
         latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
     ).eval()  # fmt: skip
-    diffusers.HunyuanVideoPipeline(
+    (diffusers.HunyuanSkyreelsImageToVideoPipeline if from_picture else diffusers.HunyuanVideoPipeline)(
         text_encoder=LlamaModel(llama).eval(), tokenizer=tokenizer, transformer=transformer, vae=vae,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0), text_encoder_2=clip_text(len(tokenizer_2)),
         tokenizer_2=tokenizer_2,

@@ -36,6 +36,7 @@ PIPELINES: dict[str, str] = {
     "StableVideoDiffusionPipeline": "svd",
     "CogVideoXImageToVideoPipeline": "cogvideox",
     "CogVideoXPipeline": "cogvideox",
+    "HunyuanSkyreelsImageToVideoPipeline": "hunyuan_video",
     "HunyuanVideoPipeline": "hunyuan_video",
     "LTXImageToVideoPipeline": "ltx",
     "LTXPipeline": "ltx",

@@ -43,6 +43,10 @@ from diffgen.families.stable_diffusion import with_channels
 from diffgen.families.t5 import encode_t5
 from diffgen.path import FlowPath, NoisePath, Prediction
 
+# What Kontext was trained at: about a million pixels in every shape. Pictures to edit belong at one of these.
+_SIDES = ((672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104))
+KONTEXT_SIZES = (*_SIDES, (1024, 1024), *((height, width) for width, height in reversed(_SIDES)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flux:
@@ -74,8 +78,9 @@ class Flux:
     def spec(self) -> LatentSpec:
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return LatentSpec(
-            channels=self.vae.config.latent_channels, factor=factor, multiple=2 * factor, size=(1024, 1024)
-        )
+            channels=self.vae.config.latent_channels, factor=factor, multiple=2 * factor, size=(1024, 1024),
+            sizes=KONTEXT_SIZES if "edit" in self.caps else (),
+        )  # fmt: skip
 
     @property
     def components(self) -> Mapping[str, Any]:

@@ -1,13 +1,14 @@
 """HunyuanVideo: a flow transformer over text and video tokens together, told by LLaMA and CLIP.
 
 HunyuanVideo, 2412.03603. LLaMA reads the prompt inside an instruction; the tokens of the instruction are cut off the
-result. The published model is guidance-distilled: the scale is an input of the network.
+result. The published model is guidance-distilled: the scale is an input of the network. SkyReels V1 (Skywork, 2025)
+is the same network, trained further to begin with a picture, whose latents stand beside the clip's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ from diffgen.contracts import (
     Residuals,
     Step,
 )
-from diffgen.errors import UnsupportedError
-from diffgen.families.common import Parts, in_float32, no_text_options, text_notes
+from diffgen.families.clips import encode_drawn, first_frame, held
+from diffgen.families.common import Parts, in_float32, no_text_options, pictures, text_notes
 from diffgen.families.decoding import Piece, in_tiles, joined
 from diffgen.families.scheduler import flow_shift
 from diffgen.path import FlowPath, NoisePath, Prediction
@@ -73,15 +74,17 @@ class HunyuanVideo:
     @property
     def caps(self) -> frozenset[Cap]:
         embedded: set[Cap] = {"guidance_embedding"} if self.transformer.config.guidance_embeds else set()
-        return frozenset({"text_to_video", "negative_prompt", *embedded})
+        beside = self.transformer.config.in_channels > self.vae.config.latent_channels
+        return frozenset({"image_to_video" if beside else "text_to_video", "negative_prompt", *embedded})
 
     @property
     def spec(self) -> LatentSpec:
         factor = self.vae.spatial_compression_ratio
+        frames, size = (97, (960, 544)) if "image_to_video" in self.caps else (129, (1280, 720))
         return LatentSpec(
-            channels=self.transformer.config.in_channels, factor=factor,
+            channels=self.vae.config.latent_channels, factor=factor,
             multiple=factor * self.transformer.config.patch_size, frame_factor=self.vae.temporal_compression_ratio,
-            frames=129, fps=24.0, size=(1280, 720),
+            frames=frames, fps=24.0, size=size, draw_visual="latents",
         )  # fmt: skip
 
     @property
@@ -121,12 +124,18 @@ class HunyuanVideo:
         return Conditioning(text=text), text_notes(infos)
 
     def attach(self, cond: Conditioning, visual: Mapping[str, Tensor]) -> Conditioning:
-        """Refuses: this network looks at no picture.
+        """`cond` with a first frame beside the latents, drawn from the autoencoder's distribution over the picture.
 
         Raises:
-            UnsupportedError: always.
+            UsageError: the network takes no picture, or another frame is given.
         """
-        raise UnsupportedError(f"{self.name} takes no picture; given: {', '.join(sorted(visual))}")
+        if "image_to_video" not in self.caps:
+            pictures(self.name, visual)
+            return cond
+        noise = visual["noise"]
+        drawn = encode_drawn(self.vae, first_frame(self.name, visual), noise) * self.vae.config.scaling_factor
+        frames = self.spec.shape(batch=1, width=0, height=0, frames=visual["image"].shape[2])[2]
+        return replace(cond, concat=held(drawn, frames, noise.shape[0])[0])
 
     def encode(self, pixels: Tensor) -> Latents:
         mode = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float()
@@ -150,7 +159,7 @@ class HunyuanVideo:
             given = cond.extra["guidance"] if "guidance" in cond.extra else x.new_tensor([self.defaults.guidance])
             scale = given.expand(x.shape[0]).to(x.device, self.dtype) * 1000
         out = self.transformer(
-            hidden_states=x.to(self.dtype),
+            hidden_states=(x if cond.concat is None else torch.cat([x, cond.concat], dim=1)).to(self.dtype),
             timestep=torch.full((x.shape[0],), step.t, dtype=torch.float32, device=x.device),
             encoder_hidden_states=cond.text["hidden"].to(self.dtype),
             encoder_attention_mask=cond.text["mask"].to(self.dtype),
@@ -171,8 +180,12 @@ def build(parts: Parts) -> HunyuanVideo:
     vae.use_framewise_decoding = False  # the family divides clips itself, so that frames can be used as they come
     token = vae.spatial_compression_ratio * transformer.config.patch_size
     shift = flow_shift(parts.configs.get("scheduler", {}), token=token, frame=vae.temporal_compression_ratio)
+    defaults = Defaults(sampler="euler", schedule="even", steps=50, guidance=6.0, sized=shift)
+    if transformer.config.in_channels > vae.config.latent_channels:
+        # SkyReels was trained on without distillation: it wants classifier-free guidance.
+        defaults = replace(defaults, guidance=1.0, sized=lambda *extent: {**shift(*extent), "true_cfg": 6.0})
     return HunyuanVideo(
         transformer=transformer, vae=vae, text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"],
         text_encoder_2=parts["text_encoder_2"], tokenizer_2=parts["tokenizer_2"], path=FlowPath(),
-        defaults=Defaults(sampler="euler", schedule="even", steps=50, guidance=6.0, sized=shift),
+        defaults=defaults,
     )  # fmt: skip

@@ -24,9 +24,8 @@ from diffgen.contracts import (
     Residuals,
     Step,
 )
-from diffgen.errors import UnsupportedError
 from diffgen.families.clips import per_channel
-from diffgen.families.common import Parts, in_float32, no_text_options
+from diffgen.families.common import Parts, in_float32, no_text_options, pictures
 from diffgen.families.decoding import Piece, cached_convolutions, in_batches
 from diffgen.families.scheduler import flow_shift
 from diffgen.families.t5 import encode_t5
@@ -92,12 +91,9 @@ class Mochi:
         return Conditioning(text={"hidden": hidden, "mask": mask.bool()}), notes
 
     def attach(self, cond: Conditioning, visual: Mapping[str, Tensor]) -> Conditioning:
-        """Refuses: this network looks at no picture.
-
-        Raises:
-            UnsupportedError: always.
-        """
-        raise UnsupportedError(f"{self.name} takes no picture; given: {', '.join(sorted(visual))}")
+        """The conditioning itself: this network takes no pictures."""
+        pictures(self.name, visual)
+        return cond
 
     def encode(self, pixels: Tensor) -> Latents:
         mode = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float()

@@ -31,6 +31,7 @@ from diffgen.contracts import (
     Residuals,
     Step,
 )
+from diffgen.errors import UsageError
 from diffgen.families.clips import beginning, held, per_channel
 from diffgen.families.common import Parts, in_float32, no_text_options, pictures
 from diffgen.families.decoding import Piece
@@ -141,11 +142,23 @@ class Wan:
         cond = replace(cond, concat=torch.cat([mask, latents], dim=1).expand(batch, -1, -1, -1, -1))
         if self.image_encoder is None or self.transformer.config.image_dim is None:
             return cond
-        levels = ((frames[0, :, 0] + 1) * 127.5).round().byte().permute(1, 2, 0)
-        picture = Image.fromarray(levels.cpu().numpy())
-        pixels = self.image_processor(images=picture, return_tensors="pt").pixel_values
+        return replace(cond, vision=self._look(frames, given).expand(batch, -1, -1))
+
+    def _look(self, frames: Tensor, given: Tensor) -> Tensor:
+        """[1, tokens, width]: the first frame as CLIP sees it, then the last one where the network wants both."""
+        ends = [0, -1] if self.sees_both_ends else [0]
+        if self.sees_both_ends and not all(bool(given[0, 0, end]) for end in ends):
+            raise UsageError(f"this {self.name} checkpoint goes from a first frame to a last one; give it both")
+        levels = [((frames[0, :, end] + 1) * 127.5).round().byte().permute(1, 2, 0) for end in ends]
+        pictures = [Image.fromarray(level.cpu().numpy()) for level in levels]
+        pixels = self.image_processor(images=pictures, return_tensors="pt").pixel_values
         seen = self.image_encoder(pixels.to(self.device, self.image_encoder.dtype), output_hidden_states=True)
-        return replace(cond, vision=seen.hidden_states[-2].expand(batch, -1, -1))
+        return seen.hidden_states[-2].flatten(0, 1)[None]  # type: ignore[no-any-return]
+
+    @property
+    def sees_both_ends(self) -> bool:
+        """Whether CLIP's tokens of two pictures are told apart by positions (2.1's first-and-last-frame model)."""
+        return self.transformer.config.pos_embed_seq_len is not None
 
     def encode(self, pixels: Tensor) -> Latents:
         mode = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float()
@@ -189,11 +202,15 @@ class Wan:
             hidden_states=inputs.to(self.dtype),
             timestep=self._times(x, step.t, cond.clean),
             encoder_hidden_states=cond.text["hidden"].to(self.dtype),
-            encoder_hidden_states_image=None if cond.vision is None else cond.vision.to(self.dtype),
+            encoder_hidden_states_image=None if cond.vision is None else self._told(cond.vision),
             return_dict=False,
             **residuals,
         )[0]
         return out.float()
+
+    def _told(self, vision: Tensor) -> Tensor:
+        """CLIP's tokens as the network takes them: two pictures as two rows."""
+        return (vision.unflatten(1, (2, -1)).flatten(0, 1) if self.sees_both_ends else vision).to(self.dtype)
 
     def _times(self, x: Latents, time: float, clean: Tensor | None) -> Tensor:
         """[batch], or [batch, tokens] where some tokens are clean: their time is 0."""

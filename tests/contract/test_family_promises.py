@@ -17,7 +17,7 @@ from diffgen.errors import DiffgenError, UnsupportedError, UsageError
 from diffgen.families import PIPELINES
 from diffgen.pipelines import image_to_video, text_to_image, text_to_video
 from tests.parity.clips import CLIPS
-from tests.parity.harness import Variant, picture, unit
+from tests.parity.harness import Variant, picture, run_of, unit
 from tests.parity.pictures import PICTURES
 
 FAMILIES = Path(diffgen.__file__).parent / "families"
@@ -40,7 +40,9 @@ def draw(variant: Variant, model: Model, task: str, **options: Any) -> Any:
     options = {"frames": (variant.frames or (None,))[0], **options}
     if task == "text_to_video":
         return text_to_video(model, variant.prompt, **options)[0]
-    return image_to_video(model, unit(picture(*variant.sizes[0])), variant.prompt, **options)[0]
+    run = run_of(variant, (False, 1, 0)) if variant.image else None
+    held = variant.image(run) if variant.image and run else {0: picture(*variant.sizes[0])}
+    return image_to_video(model, {at: unit(one) for at, one in held.items()}, variant.prompt, **options)[0]
 
 
 def drawing(model: Model) -> str | None:

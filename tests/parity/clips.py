@@ -16,17 +16,26 @@ from tests import tiny_clips
 from tests.parity.harness import Run, Variant, picture, pil, without
 
 
-def begins(run: Run) -> Tensor:
+def begins(run: Run) -> Mapping[int, Tensor]:
     """The first frame."""
-    return picture(*run.size)
+    return {0: picture(*run.size)}
+
+
+def ends(run: Run) -> Mapping[int, Tensor]:
+    """The first and the last frame."""
+    return {**begins(run), (run.frames or 1) - 1: picture(*run.size, seed=1)}
 
 
 def one(pipe: Any, run: Run) -> Mapping[str, Any]:
-    return {"image": pil(begins(run))}
+    return {"image": pil(begins(run)[0])}
+
+
+def two(pipe: Any, run: Run) -> Mapping[str, Any]:
+    return {"image": pil(begins(run)[0]), "last_image": pil(picture(*run.size, seed=1))}
 
 
 def each(pipe: Any, run: Run) -> Mapping[str, Any]:
-    return {"image": [pil(begins(run))] * run.batch}
+    return {"image": [pil(begins(run)[0])] * run.batch}
 
 
 def turned(latents: Tensor, run: Run) -> Tensor:
@@ -113,6 +122,14 @@ CLIPS: tuple[Variant, ...] = (
     Variant(variant="2.2 5B text", make=partial(tiny_clips.wan, kind="5b"), **{**WAN, "sizes": ((64, 32), (32, 96))}),
     Variant(variant="2.1 image", make=partial(tiny_clips.wan, kind="2.1-i2v"), **WAN_I2V),
     Variant(variant="2.2 image, two experts", make=partial(tiny_clips.wan, kind="2.2-i2v"), steps=6, **WAN_I2V),
+    Variant(
+        variant="2.1 first and last frame", make=partial(tiny_clips.wan, kind="2.1-flf"),
+        **{**WAN_I2V, "image": ends, "call": two},
+    ),
+    Variant(
+        variant="2.2 first and last frame, two experts", make=partial(tiny_clips.wan, kind="2.2-i2v"),
+        **{**WAN_I2V, "image": ends, "call": two, "steps": 6},
+    ),
     # diffusers lets the first frame drift through the loop and puts it back behind the last step.
     Variant(
         variant="2.2 5B image", make=partial(tiny_clips.wan, kind="5b"), twice=True,
@@ -137,6 +154,12 @@ CLIPS: tuple[Variant, ...] = (
     Variant(
         family="HunyuanVideo", variant="text", make=tiny_clips.hunyuan_video, pipeline="HunyuanVideoPipeline",
         task="text_to_video", frames=(5, 9), scales=(1.0, 6.0), true_cfg=4.0,
+    ),
+    Variant(
+        family="HunyuanVideo", variant="SkyReels image", make=partial(tiny_clips.hunyuan_video, from_picture=True),
+        pipeline="HunyuanSkyreelsImageToVideoPipeline", task="image_to_video", image=begins, frames=(5, 9),
+        scales=(1.0, 3.0), true_cfg=4.0, options={"settings": {"true_cfg": 1.0}},
+        call=lambda pipe, run: {**each(pipe, run), **({} if run.guided else {"true_cfg_scale": 1.0})},
     ),
     Variant(variant="empty negative is no text", make=tiny_clips.mochi, negative="", **MOCHI),
     Variant(variant="empty negative is text", make=partial(tiny_clips.mochi, blank=False), negative="", **MOCHI),

@@ -63,7 +63,7 @@ class Variant:
         call: further arguments of the pipeline: a table, or made of the pipeline and the run.
         visual: what is attached to the conditioning, one row each, where the task has no door for it yet.
         looked_at: what the text encoder looks at beside the prompt.
-        image: the picture that a clip begins with.
+        image: the pictures that a clip holds, by frame.
         unpack: the pipeline's latents as [n, channels, frames, h, w].
         twice: whether the pipeline's callback does not see the last latents, so that it has to run once for each.
         repeat: whether the pipeline takes one prompt only, for several pictures.
@@ -89,7 +89,7 @@ class Variant:
     call: Mapping[str, Any] | Callable[[Any, Run], Mapping[str, Any]] = field(default_factory=dict)
     visual: Callable[[Run], Mapping[str, Tensor]] | None = None
     looked_at: Callable[[Run], Sequence[Tensor]] | None = None
-    image: Callable[[Run], Tensor] | None = None
+    image: Callable[[Run], Mapping[int, Tensor]] | None = None
     unpack: Callable[[Tensor, Run], Tensor] | None = None
     twice: bool = False
     repeat: bool = False
@@ -163,7 +163,7 @@ def mine(model: Model, variant: Variant, run: Run) -> Drawn:
     else:
         task: Any = {"text_to_image": text_to_image, "text_to_video": text_to_video}.get(variant.task)
         if variant.image is not None:
-            task = partial(image_to_video, image=unit(variant.image(run)))
+            task = partial(image_to_video, image={at: unit(one) for at, one in variant.image(run).items()})
         results = task(model, prompt=variant.prompt, batch=run.batch, **options)
         found = np.stack([one.latents for one in results]), np.stack([one.pixels for one in results])
     pixels = found[1] if found[1].ndim == 5 else found[1][:, None]

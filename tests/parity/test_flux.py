@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 
 import diffgen
 from diffgen.checkpoints.redux import load_redux
@@ -38,6 +39,16 @@ def test_the_shift_grows_with_the_picture(dev: Path) -> None:
     assert sized is not None
     small, large = sized(256, 256, 1, 28)["shift"], sized(1024, 1024, 1, 28)["shift"]
     assert small == pytest.approx(torch.tensor(0.5).exp().item()) and large == pytest.approx(3.158, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [(512, 512), (1920, 1080), (600, 800), (3000, 1000), (100, 900)])
+def test_a_picture_to_edit_has_a_size_that_kontext_knows(size: tuple[int, int], kontext: Path, dev: Path) -> None:
+    spec = diffgen.load(kontext).family.spec
+    assert spec.sizes == tuple(PREFERRED_KONTEXT_RESOLUTIONS)
+    ratio = size[0] / size[1]
+    _, *want = min((abs(ratio - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
+    assert spec.nearest(*size) == tuple(want)
+    assert diffgen.load(dev).family.spec.nearest(*size) == size
 
 
 def test_a_negative_prompt_without_true_cfg_is_reported(dev: Path) -> None:
