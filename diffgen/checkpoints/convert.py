@@ -136,7 +136,9 @@ def _named(network: Any, weights: Weights, origin: object) -> Weights:
     if lost := sorted(set(own) - set(names)):
         raise CheckpointError(f"{origin}: {len(lost)} weights are missing, the first is {lost[0]}")
     # Of two names for one table the first is written, as transformers does.
-    return weights.renamed({name: old for name, old in names.items() if TIED.get(name) != "shared.weight"})
+    second = {name for name in ("encoder.embed_tokens.weight", "lm_head.weight") if name in names}
+    twice = {name for name in second if names.get(TIED[name]) == names[name]}
+    return weights.renamed({name: old for name, old in names.items() if name not in twice})
 
 
 def _from_file(files: Files, to: Target, single: bool) -> tuple[str, ...]:

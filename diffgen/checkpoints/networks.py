@@ -18,8 +18,11 @@ from diffgen.errors import CheckpointError
 _SHELLS = ("text_model.", "vision_model.", "model.", "language_model.", "model.language_model.", "transformer.")
 # In files of text encoders, and no part of the network that reads text.
 _LEFT_OVER = ("position_ids", "logit_scale", "spiece_model", "visual_projection.weight")
-# One table under two names: files hold it once.
-TIED = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
+# One table under two names: files hold it once. What a chat model answers with is never read here.
+TIED = {
+    "encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight",
+    "lm_head.weight": "model.embed_tokens.weight",
+}  # fmt: skip
 
 
 class EmptyOnMeta(TorchFunctionMode):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from diffgen.checkpoints.assemble import OPTIONS, Candidate, Gathered, fill_slot
-from diffgen.checkpoints.blueprint import Blueprint, Slot, blueprint, from_folder
+from diffgen.checkpoints.blueprint import Blueprint, Slot, blueprint, carried, from_folder
 from diffgen.checkpoints.folder import Processor, read_component
 from diffgen.checkpoints.headers import Header
 from diffgen.checkpoints.recognise import Part, prediction_of, recognise, refusal
@@ -135,12 +135,15 @@ def plan_of(files: Files, header: Header, part: Part) -> Blueprint:
         return plan
     row = part.row
     if row.layout is None:
-        raise CheckpointError(
-            f"{files.main} is {row.title}; diffgen knows it, but reads it from diffusers folders only"
-        )
+        raise CheckpointError(f"{files.main} is {row.title}, which diffgen recognises but cannot load from one file")
     name = files.kind or (row.also[0] if files.denoiser_2 and row.also else row.name)  # two experts share a shape
     if name not in (row.name, *row.also):
         raise unknown(f"kind of {row.title}", name, (row.name, *row.also))
+    if name not in carried():
+        raise CheckpointError(
+            f"{files.main} is {row.title}, whose configuration diffgen does not carry; give a diffusers folder of that "
+            "model with config=... (--config)"
+        )
     told = prediction_of(header)
     if told and files.prediction and told != files.prediction:
         raise CheckpointError(f"{files.main} says of itself that it predicts {told}; {files.prediction} was asked for")

@@ -69,13 +69,14 @@ def _blocks(text: str) -> list[list[str]]:
 
 # Where a network's names begin inside a file that holds several; "" is a file of its own.
 PREFIXES: dict[str, tuple[str, ...]] = {
-    "denoiser": ("model.diffusion_model.", "", "diffusion_model."),
+    "denoiser": ("model.diffusion_model.", "", "diffusion_model.", "model."),
     "vae": ("first_stage_model.", "vae.", ""),
     "text": (
         "cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.transformer.",
         "conditioner.embedders.0.model.", "conditioner.embedders.1.model.",
         *(f"text_encoders.{name}.transformer." for name in
-          ("clip_l", "clip_g", "clip_h", "t5xxl", "umt5xxl", "gemma2_2b", "qwen3_4b", "qwen25_7b")), "",
+          ("clip_l", "clip_g", "clip_h", "t5xxl", "umt5xxl", "gemma2_2b", "qwen3_4b", "qwen25_7b", "llama",
+           "pile_t5xl")), "",
     ),
     "vision": ("", "clip_vision."),
     "control": ("",), "motion": ("",), "embedding": ("",), "lora": ("",),
@@ -103,4 +104,9 @@ COUNTS: dict[str, dict[str, str]] = {
                "approximator_layers": "distilled_guidance_layer.layers"},
     "sd3": {"num_layers": "joint_blocks"}, "wan": {"num_layers": "blocks"}, "ltx": {"num_layers": "transformer_blocks"},
     "z-image": {"n_layers": "layers", "n_refiner_layers": "noise_refiner"},
+    "hunyuan-video": {"num_layers": "double_blocks", "num_single_layers": "single_blocks"},
+    "flux2": {"num_layers": "double_blocks", "num_single_layers": "single_blocks"},
+    "auraflow": {"num_mmdit_layers": "double_layers", "num_single_dit_layers": "single_layers"},
+    "lumina2": {"num_layers": "layers", "num_refiner_layers": "noise_refiner"}, "mochi": {"num_layers": "blocks"},
+    "pixart": {"num_layers": "blocks"}, "sana": {"num_layers": "blocks"},
 }  # fmt: skip

@@ -20,13 +20,24 @@ from diffgen.errors import CheckpointError
 
 _CPU = torch.device("cpu")
 # By the class of a network: the layout of the original file.
-_LAYOUT = {
+LAYOUT = {
     "UNet2DConditionModel": "unet", "AutoencoderKL": "kl", "FluxTransformer2DModel": "flux",
     "ChromaTransformer2DModel": "chroma", "SD3Transformer2DModel": "sd3", "WanTransformer3DModel": "wan",
     "AutoencoderKLWan": "wan-vae", "LTXVideoTransformer3DModel": "ltx", "ZImageTransformer2DModel": "z-image",
+    "HunyuanVideoTransformer3DModel": "hunyuan-video", "Flux2Transformer2DModel": "flux2", "AutoencoderKLFlux2": "kl",
+    "MochiTransformer3DModel": "mochi", "AuraFlowTransformer2DModel": "auraflow", "SanaTransformer2DModel": "sana",
+    "Lumina2Transformer2DModel": "lumina2", "PixArtTransformer2DModel": "pixart", "AutoencoderKLMochi": "same",
+    "QwenImageTransformer2DModel": "same", "AutoencoderKLQwenImage": "wan-vae", "AutoencoderDC": "same",
+    "AutoencoderKLHunyuanVideo": "same", "CogVideoXTransformer3DModel": "same", "AutoencoderKLCogVideoX": "same",
 }  # fmt: skip
 
 
+# What ComfyUI calls text encoders in one file.
+_ENCODERS = {
+    "T5EncoderModel": "t5xxl", "UMT5EncoderModel": "umt5xxl", "Qwen3Model": "qwen3_4b",
+    "Qwen3ForCausalLM": "qwen3_4b", "Gemma2Model": "gemma2_2b",
+    "LlamaModel": "llama",
+}  # fmt: skip
 # A component as it comes from a source: the empty network, and its weights under its own names.
 Parts = Mapping[str, tuple[Any, Weights]]
 
@@ -118,7 +129,7 @@ def _take(piece: Any, weights: Weights, kind: torch.dtype) -> torch.Tensor:
         value = weights.get(name, kind, _CPU)
         return value if rows is None else value[rows]
 
-    found: torch.Tensor = piece.take(fetch, lambda name: weights.shape(name)[0])
+    found: torch.Tensor = piece.take(fetch, lambda name: (*weights.shape(name), 1)[0])
     return found
 
 
@@ -131,7 +142,9 @@ def _places(plan: Blueprint, parts: Iterable[str]) -> Iterable[tuple[str, str, s
     kinds = {slot.name: slot.kind.partition(".")[2] for slot in plan.slots}
     sdxl = "XL" in plan.pipeline
     for name in parts:
-        layout = _LAYOUT.get(kinds[name], "same" if kinds[name].startswith(("CLIPText", "T5", "UMT5", "Qwen3")) else "")
+        layout = LAYOUT.get(kinds[name])
+        if layout is None and (kinds[name] in _ENCODERS or kinds[name].startswith("CLIPText")):
+            layout = "same"
         if not layout or name == "transformer_2" or name == "image_encoder":
             raise CheckpointError(f"a {kinds[name]} ({name}) has no place in one file of the original layout")
         if name in {"unet", "transformer"}:
@@ -159,4 +172,4 @@ def _width(plan: Blueprint, name: str) -> int:
 def _encoder(kind: str, name: str) -> str:
     if kind.startswith("CLIP"):
         return "clip_g" if name == "text_encoder_2" else "clip_l"
-    return {"T5EncoderModel": "t5xxl", "UMT5EncoderModel": "umt5xxl", "Qwen3Model": "qwen3_4b"}[kind]
+    return _ENCODERS[kind]

@@ -12,7 +12,8 @@ import diffgen
 from diffgen.checkpoints import Model
 from diffgen.errors import CheckpointError
 from tests import sparse
-from tests.tiny_b import t5_tokenizer
+from tests.tiny_b import gemma_tokenizer, t5_tokenizer
+from tests.tiny_clips import word_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +76,13 @@ def test_a_v_prediction_model_is_told_by_its_marker_and_ends_at_pure_noise(tmp_p
         load(tmp_path / "v.safetensors", prediction="epsilon")
 
 
+def llama_tokenizer(folder: Path) -> Any:
+    return word_tokenizer(folder, "a cat on a hill")
+
+
 ENCODERS = {
     "clip-l": "same", "clip-g": "same", "t5-xxl": "same", "umt5-xxl": "same", "qwen3-4b": "same",
-    "qwen2.5-vl-7b": "qwen-vl",
+    "qwen2.5-vl-7b": "qwen-vl", "llama3-8b": "same", "gemma2-2b": "same", "pile-t5-xl": "same",
 }  # fmt: skip
 
 
@@ -98,6 +103,13 @@ ENCODERS = {
         ("qwen-image", "same", "wan-vae.wan-vae", ["qwen2.5-vl-7b"], {}, "qwen-image"),
         ("qwen-image", "same", "wan-vae.wan-vae", ["qwen2.5-vl-7b"], {"kind": "qwen-image-edit"}, "qwen-image-edit"),
         ("z-image", "z-image", "vae-16.kl", ["qwen3-4b"], {"kind": "z-image-turbo"}, "z-image"),
+        ("hunyuan-video", "hunyuan-video", "hunyuan-video-vae.same", ["llama3-8b", "clip-l"], {}, "hunyuan-video"),
+        ("flux2-klein-4b", "flux2", "vae-32.kl", ["qwen3-4b"], {}, "flux2-klein"),
+        ("mochi", "mochi", "mochi-vae.same", ["t5-xxl"], {}, "mochi"),
+        ("auraflow", "auraflow", "vae-4.kl", ["pile-t5-xl"], {}, "auraflow"),
+        ("lumina2", "lumina2", "vae-16.kl", ["gemma2-2b"], {}, "lumina2"),
+        ("pixart-sigma", "pixart", "vae-4.kl", ["t5-xxl"], {}, "pixart-sigma"),
+        ("sana", "sana", "sana-vae.same", ["gemma2-2b"], {}, "sana"),
     ],
 )  # fmt: skip
 def test_transformer_models_load_from_files_apart(
@@ -106,8 +118,9 @@ def test_transformer_models_load_from_files_apart(
     def file(part: str, kind: str) -> Path:
         return sparse.write(tmp_path / f"{part}.{kind}.safetensors", sparse.network(part, kind))
 
-    if any("t5" in part for part in encoders):
-        t5_tokenizer(tmp_path / "t5")
+    tokenizers = {"t5": t5_tokenizer, "llama": llama_tokenizer, "gemma": gemma_tokenizer}
+    for make in [make for kind, make in tokenizers.items() if any(kind in part for part in encoders)]:
+        make(tmp_path / "t5")
         options = {**options, "tokenizer": tmp_path / "t5"}  # type: ignore[dict-item]
     texts = [file(part, ENCODERS[part]) for part in encoders]
     model = load(file(name, layout), vae=file(*vae.split(".")), text_encoder=texts, **options)  # type: ignore[arg-type]

@@ -28,7 +28,9 @@ PUBLISHED = {
     ("clip-g", "open-clip"): 694_659_840, ("t5-xxl", "same"): 4_762_310_656, ("flux-dev", "flux"): 11_901_408_320,
     ("flux-schnell", "flux"): 11_891_178_560, ("wan21-t2v-1.3b", "wan"): 1_418_996_800, ("ltx", "ltx"): 1_923_385_472,
     ("qwen3-4b", "same"): 4_022_468_096, ("qwen-image", "same"): 20_430_401_088,
-    ("qwen2.5-vl-7b", "qwen-vl"): 8_292_166_656,
+    ("qwen2.5-vl-7b", "qwen-vl"): 8_292_166_656, ("hunyuan-video", "hunyuan-video"): 12_821_012_544,
+    ("hunyuan-video-vae", "same"): 246_478_803, ("sana", "sana"): 1_604_462_752, ("sana-vae", "same"): 312_250_275,
+    ("pixart-sigma", "pixart"): 610_856_096, ("gemma2-2b", "same"): 2_614_341_888,
 }  # fmt: skip
 
 
@@ -110,10 +112,9 @@ def test_the_wan_models_are_told_apart_by_shape(tmp_path: Path) -> None:
 
 
 def test_recognised_only_kinds_say_so(tmp_path: Path) -> None:
-    keys = {"txt_in.individual_token_refiner.blocks.0.adaLN_modulation.1.weight": (6144, 3072),
-            "double_blocks.0.img_attn.qkv.weight": (9216, 3072)}  # fmt: skip
-    report = inspect(sparse.write(tmp_path / "hunyuan.safetensors", keys))
-    assert report.kind == "hunyuan-video" and "cannot load" in report.title
+    keys = {"vace_blocks.0.after_proj.weight": (1536, 1536), "head.modulation": (1, 2, 1536)}
+    report = inspect(sparse.write(tmp_path / "vace.safetensors", keys))
+    assert report.kind == "wan-vace" and "cannot load" in report.title
     assert "not compared" in "\n".join(report.lines())
 
 

@@ -14,6 +14,7 @@ from diffgen.naming.lines import Line, lines
 from diffgen.naming.tables import LAYOUTS
 
 Config = Mapping[str, Any]
+_TEXT_NORM = "transformer_blocks.*.norm1_context"
 
 
 def rules_of(network: str, *, norms: str = "", stacks: Iterable[str] = ()) -> list[Rule]:
@@ -96,8 +97,9 @@ def ltx(config: Config) -> Layout:
 def mochi(config: Config) -> Layout:
     """Mochi. The last block's text half gives keys and values alone."""
     last = config["num_layers"] - 1
-    end = Rule(f"blocks.{last}.mod_y", f"transformer_blocks.{last}.norm1_context.linear_1")
-    rules = [rule for rule in rules_of("MochiTransformer3DModel") if rule.ours != end.ours.replace(str(last), "*")]
+    # In the table this name stands beside the usual one; only the last block has it.
+    rules = [rule for rule in rules_of("MochiTransformer3DModel") if rule.ours != f"{_TEXT_NORM}.linear_1"]
+    end = Rule(f"blocks.{last}.mod_y", f"{_TEXT_NORM}.linear_1".replace("*", str(last)))
     return Layout((*rules, end), rest=True)
 
 
