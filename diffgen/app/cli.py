@@ -28,7 +28,7 @@ COMMANDS = {
         module="diffgen.app.samplers", attribute="samplers", help="List the samplers, schedules and their settings."),
     "train": Lazy(module="diffgen.app.train", attribute="app", help="Train the parts of a small model."),
     "evaluate": Lazy(
-        module="diffgen.app.train", attribute="evaluate", below="box", help="Measure how well a model draws."),
+        module="diffgen.app.evaluate", attribute="app", help="Measure how well a model draws, or a clip holds."),
 }  # fmt: skip
 
 app = typer.Typer(cls=lazy_group(COMMANDS), name="diffgen", rich_markup_mode="rich", no_args_is_help=True)
