@@ -22,7 +22,8 @@ from diffgen.pipelines import drawing, filming, request
 from diffgen.pipelines.anchoring import continued
 from diffgen.pipelines.drawing import Clip, Event
 from diffgen.pipelines.image_to_video import as_tensor
-from diffgen.pipelines.video_to_video import check_clip, fitted_clip, nearest_size
+from diffgen.pipelines.video_to_video import check_clip, fitted_clip, size_for
+from diffgen.pipelines.whole import changed
 from diffgen.recipe import Recipe
 
 TASK = "extend"
@@ -52,7 +53,7 @@ def prepare(
         raise UsageError(f"frames to add must be at least 1; got {added}")
     recipes = request.resolve(
         model, TASK, prompt=prompt, frames=_drawable(family, again + added), wordless=True,
-        size=size or nearest_size(family, clip), **options,
+        size=size_for(family, clip, size), **options,
     )  # fmt: skip
     fitted, notes = fitted_clip(clip[-again:], recipes[0])
     told = {"clip_sha256": hashlib.sha256(fitted.tobytes()).hexdigest(), "clip_frames": len(clip), "overlap": again,
@@ -89,13 +90,14 @@ def plan(model: Model, recipes: Sequence[Recipe], *, clip: np.ndarray) -> tuple[
 
 def stream(model: Model, recipes: Sequence[Recipe], clip: np.ndarray, *, batch: int = 1) -> Iterator[Event]:
     """Draws the recipes and yields each step, and each whole clip as it is done: the given frames, then the new."""
-    for event in drawing.draw(model, recipes, partial(plan, clip=clip), batch):
-        if isinstance(event, Clip):
-            told = event.recipe.extra
-            whole, _ = fitted_clip(clip, event.recipe)
-            drawn = event.pixels[: told["overlap"] + told["added"]]
-            event = replace(event, pixels=continued(whole, drawn, told["overlap"], anchored=told["anchored"]))
-        yield event
+
+    def whole(drawn: Clip) -> np.ndarray:
+        told = drawn.recipe.extra
+        before, _ = fitted_clip(clip, drawn.recipe)
+        new = drawn.pixels[: told["overlap"] + told["added"]]
+        return continued(before, new, told["overlap"], anchored=told["anchored"])
+
+    return changed(drawing.draw(model, recipes, partial(plan, clip=clip), batch), whole)
 
 
 def extend(model: Model, clip: np.ndarray, prompt: str = "", *, batch: int = 1, **options: Any) -> tuple[Clip, ...]:

@@ -17,7 +17,7 @@ from diffgen.errors import UsageError
 from diffgen.pipelines import drawing, film_settings, filming, request
 from diffgen.pipelines.drawing import Clip, Event
 from diffgen.pipelines.image_to_video import as_tensor
-from diffgen.pipelines.video_to_video import check_clip, fitted_clip, nearest_size
+from diffgen.pipelines.video_to_video import check_clip, fitted_clip, lengthened, size_for
 from diffgen.recipe import Recipe
 
 TASK = "interpolate"
@@ -50,7 +50,7 @@ def prepare(
     chosen = {**(settings or {}), "strength": strength}
     recipes = request.resolve(
         model, TASK, prompt=prompt, frames=times * (len(clip) - 1) + 1, wordless=True, fps=fps, settings=chosen,
-        size=size or nearest_size(model.family, clip), **options,
+        size=size_for(model.family, clip, size), **options,
     )  # fmt: skip
     filming.part_of(range(recipes[0].steps or 1, -1, -1), strength)
     fitted, notes = fitted_clip(clip, recipes[0])
@@ -73,7 +73,7 @@ def plan(model: Model, recipes: Sequence[Recipe], *, clip: np.ndarray) -> tuple[
     times = int(recipes[0].extra[TIMES])
     kept = {k * times: as_tensor(frame) for k, frame in enumerate(fitted)}
     whole = film_settings.of(recipes[0]).strength == 1
-    start = None if whole else as_tensor(faded(fitted, times))
+    start = None if whole else as_tensor(lengthened(faded(fitted, times), recipes[0].frames or 1))
     made, notes = filming.plan(model, recipes, kept=kept, start=start)
     return made, (*fitting, *notes)
 

@@ -8,9 +8,9 @@ a loop has none that is first, so it is decoded behind a copy of its own end, wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from diffgen.checkpoints import Model
@@ -19,10 +19,11 @@ from diffgen.errors import UsageError
 from diffgen.pipelines import drawing, request
 from diffgen.pipelines.drawing import Clip, Event
 from diffgen.pipelines.text_to_video import plan
+from diffgen.pipelines.whole import changed
 from diffgen.recipe import Recipe
 
 TASK = "loop"
-LEAD = 2  # latents of its own end that a loop is decoded behind
+LEAD = 3  # latents of its own end that a loop is decoded behind; odd, since CogVideoX decodes pairs behind one
 
 
 def prepare(
@@ -47,19 +48,24 @@ def closed(family: Family, z: torch.Tensor) -> torch.Tensor:
     factor, lead = family.spec.frame_factor, family.spec.frame_lead
     if factor == 1:
         return family.decode(z)
-    turns = z[:, :, -LEAD - lead :]
-    pixels = family.decode(torch.cat([turns, z], dim=2))
+    turns = [k % z.shape[2] for k in range(-LEAD - lead, 0)]
+    pixels = family.decode(torch.cat([z[:, :, turns], z], dim=2))
     return pixels[:, :, 1 + factor * (LEAD - 1) :]
 
 
 def stream(model: Model, recipes: Sequence[Recipe], *, batch: int = 1) -> Iterator[Event]:
     """Draws the recipes and yields each step and each loop as it is done. Close it to cancel."""
-    for event in drawing.draw(model, recipes, plan, batch):
-        if isinstance(event, Clip) and model.family.spec.frame_factor > 1:
-            with torch.inference_mode():
-                pixels = closed(model.family, torch.from_numpy(event.latents)[None].to(model.family.device))
-            event = replace(event, pixels=drawing.to_unit(pixels)[0].permute(1, 2, 3, 0).cpu().numpy())
-        yield event
+    events = drawing.draw(model, recipes, plan, batch)
+    if model.family.spec.frame_factor == 1:
+        return events
+
+    def turned(clip: Clip) -> np.ndarray:
+        with torch.inference_mode():
+            pixels = closed(model.family, torch.from_numpy(clip.latents)[None].to(model.family.device))
+        found: np.ndarray = drawing.to_unit(pixels)[0].permute(1, 2, 3, 0).cpu().numpy()
+        return found
+
+    return changed(events, turned)
 
 
 def loop(model: Model, prompt: str, *, batch: int = 1, **options: Any) -> tuple[Clip, ...]:

@@ -15,6 +15,7 @@ from diffgen.contracts import Family, Plan
 from diffgen.errors import UsageError
 from diffgen.pipelines import drawing, filming, request
 from diffgen.pipelines.drawing import Clip, Event
+from diffgen.pipelines.extent import check_size
 from diffgen.pipelines.image_to_video import as_tensor
 from diffgen.pipelines.visuals import fit
 from diffgen.recipe import Recipe
@@ -40,7 +41,7 @@ def prepare(
         UnsupportedError: the family cannot draw over clips.
     """
     check_clip(clip)
-    size = size or nearest_size(model.family, clip)
+    size = size_for(model.family, clip, size)
     chosen = {**(settings or {}), "strength": strength}
     recipes = request.resolve(
         model, TASK, prompt=prompt, frames=len(clip), wordless=True, size=size, settings=chosen, **options
@@ -57,8 +58,15 @@ def check_clip(clip: np.ndarray) -> None:
         raise UsageError(f"a clip is an array [frames, height, width, 3]; got the shape {list(clip.shape)}")
 
 
-def nearest_size(family: Family, clip: np.ndarray) -> tuple[int, int]:
-    """The (width, height) that the family can draw nearest to the clip's own."""
+def size_for(family: Family, clip: np.ndarray, asked: tuple[int, int] | None = None) -> tuple[int, int]:
+    """The (width, height) asked for, or the nearest to the clip's own that the family can draw.
+
+    Raises:
+        UsageError: the family cannot draw the size that was asked for; the clip is scaled to it, never cut.
+    """
+    if asked is not None:
+        check_size(family, *asked)
+        return asked
     unit = family.spec.multiple
     height, width = (max(round(side / unit), 1) * unit for side in clip.shape[1:3])
     return width, height
@@ -71,12 +79,18 @@ def fitted_clip(clip: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, tuple[str
     return np.stack([frame for frame, _ in fitted]), notes
 
 
+def lengthened(clip: np.ndarray, frames: int) -> np.ndarray:
+    """The clip with its last frame repeated to `frames`: a family may draw more than was asked, and cut them off."""
+    return np.concatenate([clip, np.repeat(clip[-1:], max(frames - len(clip), 0), axis=0)])
+
+
 def plan(model: Model, recipes: Sequence[Recipe], *, clip: np.ndarray) -> tuple[Plan, tuple[str, ...]]:
     """The plan for one batch of recipes that differ in their seeds only, and notes on what was cut."""
     fitted, fitting = fitted_clip(clip, recipes[0])
     # Networks that only know clips that begin with a picture are shown the clip's own first frame.
     kept = None if "text_to_video" in model.family.caps else {0: as_tensor(fitted[0])}
-    made, notes = filming.plan(model, recipes, start=as_tensor(fitted), kept=kept)
+    start = as_tensor(lengthened(fitted, recipes[0].frames or 1))
+    made, notes = filming.plan(model, recipes, start=start, kept=kept)
     return made, (*fitting, *notes)
 
 
