@@ -159,7 +159,7 @@ def image(
 
 def checked_kernels(text: str) -> str:
     """What --kernels says, refused before anything loads where it is no choice of kernels."""
-    if text not in ("auto", "off"):
+    if text not in ("auto", "off", "by-device"):
         from diffgen.kernels.choice import Choice
 
         Choice.from_text(text)

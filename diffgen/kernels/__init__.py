@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from diffgen.contracts import Family
     from diffgen.kernels.choice import Choice
 
-AUTO, OFF = "auto", "off"
+# The last is what a CUDA device is given: decided at each call, from the device's capability (`cuda.py`).
+AUTO, OFF, BY_DEVICE = "auto", "off", "by-device"
 # Packed weights are kept beside the plain ones, so networks that take more of the free memory are left as they are.
 SHARE = 0.5
 
@@ -27,7 +28,7 @@ def resolve(asked: str | None, family: Family) -> str:
 
     Args:
         asked: "auto" or None measures, once for each machine and build of torch; "off" leaves everything to torch;
-            else the text of a choice, such as a recipe holds.
+            "by-device" is what suits a CUDA device; else the text of a choice, such as a recipe holds.
 
     Raises:
         UsageError: the text names an unknown layer or kernel.
@@ -36,9 +37,9 @@ def resolve(asked: str | None, family: Family) -> str:
     from diffgen.kernels.choice import Choice
 
     if asked not in (None, AUTO):
-        return Choice.from_text(str(asked)).to_text()
+        return str(asked) if asked == BY_DEVICE else Choice.from_text(str(asked)).to_text()
     if family.device.type != "cpu":
-        return OFF
+        return BY_DEVICE if family.device.type == "cuda" else OFF
     free = machine.available_memory()
     if free is not None and packed_bytes(family) > SHARE * free:
         return OFF
@@ -54,9 +55,29 @@ def running(text: str | None, family: Family) -> Iterator[tuple[str, ...]]:
     from diffgen.kernels.choice import Choice
     from diffgen.kernels.layers import patch
 
+    if text == BY_DEVICE:
+        with _on_device(family) as notes:
+            yield notes
+        return
     choice = Choice.from_text(text or OFF)
     with patch(choice)(family.components):
         yield _lacking(choice, family)
+
+
+@contextmanager
+def _on_device(family: Family) -> Iterator[tuple[str, ...]]:
+    from diffgen.kernels import carry, cuda
+
+    if family.device.type != "cuda":
+        yield (
+            f"the kernels of a CUDA device were asked for, and this is a {family.device.type}; torch's own were used",
+        )
+        return
+    device = cuda.devices()[family.device.index or 0]
+    names = tuple(name for name in ("denoiser", "denoiser_2") if name in family.components)
+    settings = cuda.settings(device, str(family.dtype).removeprefix("torch."))
+    with carry.on_cuda(device, settings, names=names)(family.components):
+        yield ()
 
 
 def _lacking(choice: Choice, family: Family) -> tuple[str, ...]:
