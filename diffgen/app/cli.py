@@ -24,6 +24,8 @@ COMMANDS = {
     "convert": Lazy(
         module="diffgen.app.convert", attribute="convert", help="Convert a model between folder, file and dtypes."),
     "inspect": Lazy(module="diffgen.app.inspect", attribute="inspect", help="Say what a weight file holds."),
+    "doctor": Lazy(
+        module="diffgen.app.doctor", attribute="doctor", help="Say what this machine is, and which kernels it gets."),
     "samplers": Lazy(
         module="diffgen.app.samplers", attribute="samplers", help="List the samplers, schedules and their settings."),
     "train": Lazy(module="diffgen.app.train", attribute="app", help="Train the parts of a small model."),
