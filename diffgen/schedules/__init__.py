@@ -18,6 +18,8 @@ from diffgen.path import NoisePath
 from diffgen.schedules import placing
 from diffgen.schedules.placing import Place, ScheduleSettings
 
+_PART = ("discard_penultimate", "denoise_start", "denoise_end")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleInfo:
@@ -26,17 +28,17 @@ class ScheduleInfo:
     place: Place
     label: str
     good_for: str
-    settings: tuple[str, ...] = field(default=("shift", "terminal", "final"))
+    settings: tuple[str, ...] = field(default=("shift", "terminal", "final", *_PART))
 
 
-_STRETCHED = ("span", "shift", "terminal", "final")
+_STRETCHED = ("span", "sigma_min", "sigma_max", "shift", "terminal", "final", *_PART)
 SCHEDULES: dict[str, ScheduleInfo] = {
     "normal": ScheduleInfo(place=placing.normal, label="Normal", good_for="even in training time, both ends included"),
     "linspace": ScheduleInfo(place=placing.normal, label="Linspace", good_for="diffusers' linspace spacing of Euler"),
     "linspace_open": ScheduleInfo(
         place=placing.linspace_open, label="Linspace open", good_for="diffusers' linspace spacing of DPM++ and UniPC"),
     "leading": ScheduleInfo(
-        place=placing.leading, label="Leading", settings=("offset", "shift", "terminal", "final"),
+        place=placing.leading, label="Leading", settings=("offset", "shift", "terminal", "final", *_PART),
         good_for="published results of SD 1 and SDXL"),
     "trailing": ScheduleInfo(
         place=placing.trailing, label="Trailing", good_for="zero-terminal-SNR and few-step models"),
@@ -44,14 +46,16 @@ SCHEDULES: dict[str, ScheduleInfo] = {
     "sgm_uniform": ScheduleInfo(place=placing.sgm_uniform, label="SGM Uniform", good_for="few-step models"),
     "even": ScheduleInfo(place=placing.even, label="Even", good_for="flow models: even in the level itself"),
     "ddim_uniform": ScheduleInfo(place=placing.ddim_uniform, label="DDIM", good_for="ComfyUI's older results"),
-    "cosine": ScheduleInfo(place=placing.cosine, label="Cosine", settings=_STRETCHED, good_for="care at both ends"),
+    "cosine": ScheduleInfo(
+        place=placing.after_noise(placing.cosine), label="Cosine", settings=_STRETCHED, good_for="care at both ends"),
     "linear_quadratic": ScheduleInfo(
         place=placing.linear_quadratic, label="Linear Quadratic", good_for="flow models of clips (2410.13720)"),
     "polyexponential": ScheduleInfo(
-        place=placing.polyexponential, label="Polyexponential", settings=("rho", *_STRETCHED),
+        place=placing.after_noise(placing.polyexponential), label="Polyexponential", settings=("rho", *_STRETCHED),
         good_for="between exponential and karras"),
     "kl_optimal": ScheduleInfo(
-        place=placing.kl_optimal, label="KL Optimal", settings=_STRETCHED, good_for="few steps (2404.14507)"),
+        place=placing.after_noise(placing.kl_optimal), label="KL Optimal", settings=_STRETCHED,
+        good_for="few steps (2404.14507)"),
     "ays": ScheduleInfo(
         place=placing.aligned("ays"), label="Align Your Steps", good_for="SD 1 at 10 steps (2404.14507)"),
     "ays_sdxl": ScheduleInfo(
@@ -59,15 +63,22 @@ SCHEDULES: dict[str, ScheduleInfo] = {
     "ays_svd": ScheduleInfo(
         place=placing.aligned("ays_svd"), label="Align Your Steps SVD", good_for="SVD at 10 steps (2404.14507)"),
     "custom": ScheduleInfo(
-        place=placing.custom, label="Custom", settings=("levels", "shift", "terminal", "final"),
+        place=placing.custom, label="Custom", settings=("levels", "shift", "terminal", "final", *_PART),
         good_for="levels of your own"),
+    "optimal": ScheduleInfo(
+        place=placing.optimal, label="Optimal", settings=("levels", "shift", "terminal", "final", *_PART),
+        good_for="the model it was fitted to"),
+    "bong_tangent": ScheduleInfo(
+        place=placing.bong_tangent, label="Bong Tangent", good_for="flow models: symmetric, with care at both ends"),
     "trig": ScheduleInfo(
         place=placing.trig, label="Trig",
         good_for="consistency models: even in the angle atan(sigma / alpha) (2410.11081)"),
     "karras": ScheduleInfo(
-        place=placing.karras, label="Karras", settings=("rho", *_STRETCHED), good_for="fine detail (2206.00364)"),
+        place=placing.after_noise(placing.karras), label="Karras", settings=("rho", *_STRETCHED),
+        good_for="fine detail (2206.00364)"),
     "exponential": ScheduleInfo(
-        place=placing.exponential, label="Exponential", settings=_STRETCHED, good_for="even in ln sigma"),
+        place=placing.after_noise(placing.exponential), label="Exponential", settings=_STRETCHED,
+        good_for="even in ln sigma"),
     "beta": ScheduleInfo(
         place=placing.beta, label="Beta", settings=("alpha", "beta", *_STRETCHED),
         good_for="more steps at both ends (2407.12173)"),
@@ -93,7 +104,8 @@ def start_scale(path: NoisePath, level: float, settings: ScheduleSettings) -> fl
     """What unit noise is multiplied with to begin a walk at `level`."""
     sigma = path.coefficients(level)[1]
     # An exploding path has no unit-variance form: its noise is sigma by definition.
-    return sigma if settings.start == "sigma" or sigma > 1 else 1.0
+    # What begins on the way has the noise of its level, over what it is told to go on from.
+    return sigma if settings.start == "sigma" or sigma > 1 or settings.denoise_start > 0 else 1.0
 
 
 def shifted(path: NoisePath, level: float, shift: float) -> float:
@@ -132,7 +144,9 @@ def levels(
         raise UsageError(f"shift must be above 0; got {settings.shift}")
     if not isinstance(count, int) or count > placing.indices_of(path):
         raise UsageError(f"steps must be a whole number up to {placing.indices_of(path)}; got {count}")
-    placed = [shifted(path, float(level), settings.shift) for level in SCHEDULES[name].place(path, count, settings)]
+    wanted = count + 1 if settings.discard_penultimate else count
+    placed = [shifted(path, float(level), settings.shift) for level in SCHEDULES[name].place(path, wanted, settings)]
+    placed = placed[:count]
     if settings.terminal:
         placed = _down_to(placed, settings.terminal)
     if settings.top < 1:
@@ -142,4 +156,20 @@ def levels(
     walk = (*placed, end)
     if any(not later < earlier for earlier, later in pairwise(walk)):
         raise UsageError(f"schedule {name!r} cannot place {count} different steps on this path; use fewer steps")
-    return walk
+    return _part(path, walk, settings)
+
+
+def _part(path: NoisePath, walk: tuple[float, ...], settings: ScheduleSettings) -> tuple[float, ...]:
+    """The steps of `walk` that begin between `denoise_start` and `denoise_end`."""
+    start, end = settings.denoise_start, settings.denoise_end
+    if not 0 <= start < end <= 1:
+        raise UsageError(f"denoise_start and denoise_end must rise within 0 to 1; got {start} and {end}")
+    first, last = path.time(path.max_level), path.time(path.min_level)
+    passed = [(first - path.time(level)) / (first - last) for level in walk[:-1]]
+    after = [start == 0 or share >= start - 1e-9 for share in passed]
+    taken = [k for k, share in enumerate(passed) if after[k] and (end == 1 or share < end - 1e-9)]
+    if not taken:
+        raise UsageError(
+            f"no step of this walk begins between denoise_start {start} and denoise_end {end}; use more steps"
+        )
+    return walk[taken[0] : taken[-1] + 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,7 +31,12 @@ class ScheduleSettings:
             level ("sigma"), as A1111 and diffusers' Euler scheduler do on a path that never reaches pure noise.
         top: the highest level a walk may begin at, as a share of the path's. Just below 1 it gives a multistep
             sampler on a flow path a finite ln(alpha / sigma) to begin with, as diffusers' flow UniPC does.
-        levels: the levels of `custom`, falling, without the end.
+        levels: the levels of `custom` and `optimal`, falling, without the end.
+        sigma_min, sigma_max: ends of what is stretched over the whole path, as sigma / alpha; 0 is the path's own.
+        discard_penultimate: one level more is placed and the last one left out, as A1111 and ComfyUI do with some
+            samplers.
+        denoise_start, denoise_end: the part of the walk that is taken, in shares of the training time: steps that
+            begin at or after the one and before the other. Two walks that share a border make one whole walk.
     """
 
     rho: float | None = None
@@ -45,14 +50,30 @@ class ScheduleSettings:
     start: Literal["unit", "sigma"] = "unit"
     top: float = 1.0
     levels: tuple[float, ...] = ()
+    sigma_min: float = 0.0
+    sigma_max: float = 0.0
+    discard_penultimate: bool = False
+    denoise_start: float = 0.0
+    denoise_end: float = 1.0
 
+
+# Where stretched schedules begin after pure noise on a path of zero terminal SNR, whose own last level is 4,096: they
+# would spend half of their steps where a network sees nothing but noise. EDM's (2206.00364, table 1).
+CAP = 80.0
 
 Place = Callable[[NoisePath, int, ScheduleSettings], np.ndarray]
 
 
 def _ends(path: NoisePath, count: int, settings: ScheduleSettings) -> tuple[float, float]:
     if settings.span == "path":
-        return path.max_level, path.min_level
+        high = path.level_at(-math.log(settings.sigma_max)) if settings.sigma_max > 0 else path.max_level
+        low = path.level_at(-math.log(settings.sigma_min)) if settings.sigma_min > 0 else path.min_level
+        if not 0 < low < high <= path.max_level * (1 + 1e-9):
+            raise UsageError(
+                f"sigma_min and sigma_max must rise and stay on the path; got {settings.sigma_min:g} and "
+                f"{settings.sigma_max:g}"
+            )
+        return high, low
     if settings.span not in _SPANS:
         raise unknown("schedule span", settings.span, ["path", *_SPANS])
     spaced = _SPANS[settings.span](path, count, settings)
@@ -120,6 +141,19 @@ def trig(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
     # The first turn is left out: where there is no signal, ln(alpha / sigma) is no number.
     turns = np.linspace(math.atan2(sigma, alpha), 0, count + 1)[1:-1]
     return np.array([path.max_level, *(path.level_at(-math.log(math.tan(turn))) for turn in turns)])
+
+
+def after_noise(place: Place) -> Place:
+    """`place`, which on a path of zero terminal SNR begins with pure noise and goes on from `CAP`."""
+
+    def placed(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
+        pure = getattr(path, "alphas_cumprod", (1.0,))[-1] == 0
+        if not pure or settings.span != "path" or settings.sigma_max:
+            return place(path, count, settings)
+        rest = place(path, count - 1, replace(settings, sigma_max=CAP)) if count > 1 else []
+        return np.array([path.max_level, *rest])
+
+    return placed
 
 
 def karras(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
@@ -196,15 +230,32 @@ _ALIGNED = {
 
 
 def aligned(name: str) -> Place:
-    """The published levels of that model, put between by ln(level) for other numbers of steps."""
+    """The published levels of that model, put between by ln(level) for other numbers of steps, as ComfyUI does."""
 
     def place(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
-        logs = np.log(_ALIGNED[name])[:-1]
-        between = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(logs)), logs)
+        logs = np.log(_ALIGNED[name])
+        between = np.interp(np.linspace(0, 1, count + 1), np.linspace(0, 1, len(logs)), logs)[:-1]
         # The published ends are rounded; a model's own path may end a little before them.
         return np.array([min(path.level_at(-ratio), path.max_level) for ratio in between])
 
     return place
+
+
+def bong_tangent(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
+    """Two arcs of a tangent over training time that meet in the middle, in the form of RES4LYF."""
+    total = count + 2
+    pivot, slope = int(total * 0.6), 0.2 / (total / 40)
+    shares = np.concatenate([_arc(pivot, slope, pivot, 1.0, 0.5)[:-1], _arc(total - pivot, slope, 0, 0.5, 0.0)])[:-1]
+    shares[0] = 1.0
+    high, low = _range(path)
+    return _times(path, low + shares * (high - low))
+
+
+def _arc(count: int, slope: float, pivot: int, start: float, stop: float) -> np.ndarray:
+    """`count` values from `start` to `stop` along an arctangent whose middle is at `pivot`."""
+    curve = np.arctan(-slope * (np.arange(count) - pivot))
+    reach = curve[0] - curve[-1]
+    return stop + (curve - curve[-1]) / (reach if reach else 1.0) * (start - stop)
 
 
 def custom(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
@@ -217,6 +268,18 @@ def custom(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarra
         raise UsageError(f"schedule 'custom' needs falling levels above 0 in 'levels'; got {list(settings.levels)}")
     logs = np.log(np.asarray(settings.levels, dtype=float))
     return np.exp(np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(logs)), logs))
+
+
+def optimal(path: NoisePath, count: int, settings: ScheduleSettings) -> np.ndarray:
+    """Levels fitted to a model (`diffgen.pipelines.fitting`), which lie `even` in what it found hard.
+
+    Raises:
+        UsageError: none were fitted.
+    """
+    if not settings.levels:
+        raise UsageError("schedule 'optimal' needs levels fitted to the model; `diffgen samplers --fit MODEL` does it")
+    logs = np.log(np.asarray(settings.levels, dtype=float))
+    return np.exp(np.interp(np.linspace(0, 1, count + 1), np.linspace(0, 1, len(logs)), logs))[:-1]
 
 
 _SPANS: dict[str, Place] = {"linspace": normal, "leading": leading, "trailing": trailing}
