@@ -74,12 +74,12 @@ def linear_forward(module: Linear, dtype: torch.dtype) -> Callable[[Tensor], Ten
     """`module.forward` with a packed weight, for inputs of `dtype`; others take the usual way."""
     usual = module.forward
 
-    def forward(x: Tensor) -> Tensor:
-        rows = x.numel() // x.shape[-1] if x.numel() else 0
-        if rows <= FEW_ROWS or not takes(x, module, dtype):
-            return usual(x)
+    def forward(input: Tensor) -> Tensor:  # torch's own name for it: some networks pass it by name
+        rows = input.numel() // input.shape[-1] if input.numel() else 0
+        if rows <= FEW_ROWS or not takes(input, module, dtype):
+            return usual(input)
         weight = packed(module, "linear", lambda source: native.pack_linear(source, rows))
-        return native.linear(x, weight, module.bias)
+        return native.linear(input, weight, module.bias)
 
     return forward
 
