@@ -150,7 +150,7 @@ def after_noise(place: Place) -> Place:
         pure = getattr(path, "alphas_cumprod", (1.0,))[-1] == 0
         if not pure or settings.span != "path" or settings.sigma_max:
             return place(path, count, settings)
-        rest = place(path, count - 1, replace(settings, sigma_max=CAP)) if count > 1 else []
+        rest = place(path, count - 1, replace(settings, sigma_max=CAP)) if count > 1 else np.empty(0)
         return np.array([path.max_level, *rest])
 
     return placed
