@@ -13,6 +13,7 @@ from diffgen.app.tables import print_fields
 from diffgen.checkpoints.replaced import PARTS
 from diffgen.errors import DiffgenError
 from diffgen.foreign import Description, describe
+from diffgen.media.rates import exact_rate, shown
 from diffgen.recipe import Recipe
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Pictures and clips, or folders of frames.")]
@@ -67,7 +68,7 @@ def lines(recipe: Recipe) -> list[tuple[str, str]]:
     batch = None if recipe.batch == 1 else f"picture {recipe.index + 1} of {recipe.batch} drawn together"
     known = {
         "prompt": recipe.prompt, "negative": recipe.negative, "seed": recipe.seed, "size": size,
-        "frames": recipe.frames, "frames a second": recipe.fps, "steps": recipe.steps, "guidance": recipe.guidance,
+        "frames": recipe.frames, "frames a second": recipe.fps and shown(exact_rate(recipe.fps)), "steps": recipe.steps, "guidance": recipe.guidance,
         "sampler": recipe.sampler, "schedule": recipe.schedule,
         "settings": _pairs({name: value for name, value in recipe.settings.items() if name not in (PARTS, ADAPTERS)}),
         "adapters": _files(recipe.settings.get(ADAPTERS)), "parts": _files(recipe.settings.get(PARTS)),

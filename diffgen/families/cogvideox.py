@@ -134,10 +134,13 @@ class CogVideoX:
             # Its tiles over the picture each go through the whole clip.
             yield Piece(pixels=self.decode(z))
             return
-        latents = (z[:, :, self.joined - 1 :] / vae.config.scaling_factor).to(vae.dtype)
-        if vae.post_quant_conv is not None:
-            latents = vae.post_quant_conv(latents)
-        for pixels in in_batches(vae.decoder, latents, vae.num_latent_frames_batch_size):
+
+        def scaled(latents: Latents) -> Tensor:
+            latents = (latents / vae.config.scaling_factor).to(vae.dtype)
+            return latents if vae.post_quant_conv is None else vae.post_quant_conv(latents)
+
+        own = z[:, :, self.joined - 1 :]
+        for pixels in in_batches(vae.decoder, own, vae.num_latent_frames_batch_size, scaled):
             yield Piece(pixels=pixels)
 
     def predict(self, x: Latents, step: Step, branch: Branch, residuals: Residuals) -> Latents:

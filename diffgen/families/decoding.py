@@ -103,16 +103,17 @@ def in_tiles(
         yield Piece(pixels=pixels[:, :, :own], seam=seam)
 
 
-def in_batches(decoder: Any, z: Latents, size: int = 2) -> Iterator[Tensor]:
+def in_batches(decoder: Any, z: Latents, size: int, scaled: Callable[[Latents], Tensor]) -> Iterator[Tensor]:
     """Latents through a decoder that takes and gives a `conv_cache`, `size` at a time, what is over in the first.
 
-    The cache holds what the causal convolutions saw last, so that nothing is lost between two batches.
+    The cache holds what the causal convolutions saw last, so that nothing is lost between two batches. `scaled` makes
+    of some latents what the decoder takes.
     """
     over, cache = z.shape[2] % size, None
     ends = range(size + over, z.shape[2] + 1, size) if z.shape[2] >= size else (z.shape[2],)
     start = 0
     for end in ends:
-        pixels, cache = decoder(z[:, :, start:end], conv_cache=cache)
+        pixels, cache = decoder(scaled(z[:, :, start:end]), conv_cache=cache)
         start = end
         yield pixels.float()
 

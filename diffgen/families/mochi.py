@@ -111,11 +111,15 @@ class Mochi:
             # Its tiles over the picture each go through the whole clip.
             yield Piece(pixels=self.decode(z))
             return
-        latents, factor = (z * scale + mean).to(vae.dtype), vae.temporal_compression_ratio
+        factor, size = vae.temporal_compression_ratio, vae.num_latent_frames_batch_size
         # The first latent stands for one frame, and is decoded to as many as any other.
         surplus = factor - 1 if vae.drop_last_temporal_frames else 0
+
+        def scaled(latents: Latents) -> Tensor:
+            return (latents * scale + mean).to(vae.dtype)
+
         with cached_convolutions(vae.decoder):
-            for k, pixels in enumerate(in_batches(vae.decoder, latents, vae.num_latent_frames_batch_size)):
+            for k, pixels in enumerate(in_batches(vae.decoder, z, size, scaled)):
                 yield Piece(pixels=pixels[:, :, surplus:] if k == 0 else pixels)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:

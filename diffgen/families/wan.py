@@ -176,13 +176,13 @@ class Wan:
             yield Piece(pixels=self.decode(z))
             return
         vae, (mean, std) = self.vae, self._statistics(z)
-        latents = vae.post_quant_conv((z * std + mean).to(vae.dtype))
         vae.clear_cache()
         try:
             for k in range(z.shape[2]):
                 vae._conv_idx = [0]
                 caches = {"feat_cache": vae._feat_map, "feat_idx": vae._conv_idx}
-                pixels = vae.decoder(latents[:, :, k : k + 1], first_chunk=k == 0, **caches)
+                latent = vae.post_quant_conv((z[:, :, k : k + 1] * std + mean).to(vae.dtype))
+                pixels = vae.decoder(latent, first_chunk=k == 0, **caches)
                 if vae.config.patch_size is not None:
                     pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
                 yield Piece(pixels=pixels.clamp(-1, 1).float())
