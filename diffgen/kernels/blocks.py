@@ -80,7 +80,8 @@ def _resnet(block: Any, dtype: torch.dtype) -> Forward | None:
     if not simple or not fits(block.conv2) or not plain(block.conv2) or not native.supported("fused", dtype):
         return None
 
-    def forward(x: Tensor, temb: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def forward(input_tensor: Tensor, temb: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        x = input_tensor  # named as in diffusers, whose UNetMotionModel passes it by name
         if args or kwargs or not takes(x, block.conv2, dtype):
             return usual(x, temb, *args, **kwargs)
         hidden = block.conv1(F.silu(block.norm1(x), inplace=True))
