@@ -84,7 +84,8 @@ def brownian(
     """Unit noise for each step, from one Brownian path a seed: the increment over the step, normalised.
 
     The path is a virtual Brownian tree (2001.01328, section 4, by torchsde), so its value anywhere depends on the
-    seed alone, and not on where it was asked before.
+    seed alone, and not on where it was asked before. Noise that takes a picture up again (churn, restart) is no
+    increment of that path: it is fresh.
     """
     from torchsde import BrownianInterval
 
@@ -97,8 +98,13 @@ def brownian(
         for seed in seeds
     ]
 
+    # Apart from the starting noise, which the same seeds give.
+    gens = generators([(seed + 1) * 2_654_435_761 % 2**63 for seed in seeds])
+
     def noise(step: Step) -> Latents:
         early, late = (min(max(lam, start), stop) for lam in (step.lam, step.next_lam))
+        if late <= early:
+            return draw(gens, shape, order).to(device)
         rows = [tree(early, late) / math.sqrt(late - early) for tree in trees]
         return torch.cat(rows).permute(back).contiguous().to(device)
 

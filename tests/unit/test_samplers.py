@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from diffgen import noise as noises
+from diffgen import samplers
 from diffgen.contracts import History, Latents, Step, steps_of
 from diffgen.errors import UsageError
 from diffgen.path import EDMPath, FlowPath, betas_path, to_x0
@@ -154,3 +157,48 @@ def test_zero_terminal_snr_does_not_blow_up(name: str) -> None:
     x = torch.randn(1, 4, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     made = walk(name, "zero", 8, x, gaussian(0.3, 0.5))
     assert float((made - 0.3).abs().max()) < 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [("unipc", {"order": 7}, "order of sampler 'unipc' must be a whole number 1 to 3; got 7"),
+     ("unipc", {"order": 1.5}, "must be a whole number 1 to 3; got 1.5"),
+     ("unipc", {"variant": "bh3"}, "variant of sampler 'unipc' must be bh1 or bh2; got 'bh3'"),
+     ("dpmpp_2m", {"variant": "bh1"}, "must be midpoint or heun; got 'bh1'"),
+     ("deis", {"finish": "soft"}, "must be auto, lower or full; got 'soft'"),
+     ("euler", {"s_churn": -1}, "must be at least 0; got -1"), ("tcd", {"gamma": 2}, "must be 0 to 1; got 2"),
+     ("ddpm", {"eta": 1}, "takes no settings; got 'eta'"), ("ddim", {"eta": "much"}, "must be a number; got 'much'"),
+     ("heun", {"s_chrn": 1}, "unknown setting 's_chrn' of sampler 'heun'; did you mean s_churn")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused_in_one_sentence(name: str, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        make(name, **settings)
+
+
+@pytest.mark.parametrize("kind", ["fresh", "brownian"])
+def test_churn_and_restart_draw_from_either_kind_of_noise(kind: Any) -> None:
+    first, later = noises.sequence([5, 6], (2, 1, 1, 8, 8), kind=kind)
+    alone, apart = noises.sequence([6], (1, 1, 1, 8, 8), kind=kind)
+    for name, settings in (("heun", {"s_churn": 10.0}), ("restart", {"restarts": 2, "restart_steps": 3})):
+        ends = []
+        for start, noise in ((first, later()), (alone, apart())):
+            x, history, sampler = start, History(), make(name, **settings)
+            for step in steps_of(PATHS["vp"][0], levels("karras", PATHS["vp"][0], 8)):
+                x = sampler(gaussian(0.3, 0.5), x, step, history, noise)
+            ends.append(x)
+        assert torch.allclose(ends[0][1:], ends[1], atol=1e-5) and 0.2 < float(ends[0].std()) < 0.8, name
+
+
+def test_samplers_stay_readable() -> None:
+    """No function over 40 lines, the step formula in one place, and no sampler that asks which path it is on."""
+    folder = Path(samplers.__file__).parent
+    for file in folder.glob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno is not None and node.end_lineno - node.lineno < 40, (file.name, node.name)
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and file.name != "formulas.py":
+                # sigma' / sigma is what the step formula begins with.
+                assert "next_sigma / " not in ast.unparse(node), (file.name, ast.unparse(node))
+            if isinstance(node, ast.Name):
+                assert node.id not in {"FlowPath", "EDMPath", "DiscretePath", "isinstance"} or file.name == "settings.py"
