@@ -68,7 +68,8 @@ def lines(recipe: Recipe) -> list[tuple[str, str]]:
     batch = None if recipe.batch == 1 else f"picture {recipe.index + 1} of {recipe.batch} drawn together"
     known = {
         "prompt": recipe.prompt, "negative": recipe.negative, "seed": recipe.seed, "size": size,
-        "frames": recipe.frames, "frames a second": recipe.fps and shown(exact_rate(recipe.fps)), "steps": recipe.steps, "guidance": recipe.guidance,
+        "frames": recipe.frames, "frames a second": recipe.fps and shown(exact_rate(recipe.fps)),
+        "steps": recipe.steps, "guidance": recipe.guidance,
         "sampler": recipe.sampler, "schedule": recipe.schedule,
         "settings": _pairs({name: value for name, value in recipe.settings.items() if name not in (PARTS, ADAPTERS)}),
         "adapters": _files(recipe.settings.get(ADAPTERS)), "parts": _files(recipe.settings.get(PARTS)),

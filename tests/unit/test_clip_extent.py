@@ -91,3 +91,10 @@ def test_the_rate_is_in_the_recipe(wan: Model) -> None:
     recipe = prepare(wan, "a cat", seed=1, seconds=0.5, fps=29.97)[0]
     assert recipe.frames == 15 and recipe.fps == float(Fraction(30000, 1001))
     assert "rounded to 15" in recipe.notes[0]
+
+
+@pytest.mark.slow
+def test_300_frames_through_windows(wan: Model) -> None:
+    """More than the tiny model has positions for: windows, decoded in 75 pieces."""
+    clip = text_to_video(wan, "a cat", seed=1, steps=1, guidance=1, size=(16, 16), frames=300)[0]
+    assert clip.pixels.shape == (300, 16, 16, 3)
