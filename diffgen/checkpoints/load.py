@@ -136,8 +136,8 @@ def load(
         denoiser_2: the second expert's file, of models that have two (Wan 2.2 A14B: the one for low noise).
         tokenizer: a folder, spiece.model or tokenizer.json, for text encoders whose file brings none.
         config: a diffusers folder with the configurations, for a file of sizes that were never published.
-        motion: the folder of a motion module (diffusers' MotionAdapter), with which a picture model draws clips; "box"
-            is the one of the model in the box.
+        motion: the folder of a motion module (diffusers' MotionAdapter) or a file of AnimateDiff's own, with which a
+            picture model draws clips; "box" is the one of the model in the box.
         kind: which model it is, where files of several have the same tensors, such as "flux-kontext".
         prediction: "epsilon" or "v_prediction", where a file does not say which.
         strict: whether tensors that are not used are an error. Missing ones always are.
@@ -177,7 +177,7 @@ def load(
         from diffgen.checkpoints.motion import read_motion
         from diffgen.families.animatediff import with_motion
 
-        family = cast(Family, with_motion(family, read_motion(adapter, precision, place)))
+        family = cast(Family, with_motion(family, read_motion(adapter, precision, place, allow_pickle=allow_pickle)))
     given = {"vae": files.vae, "text_encoder": files.text_encoder, "image_encoder": files.image_encoder,
              "denoiser_2": files.denoiser_2, "tokenizer": files.tokenizer, "config": files.config, "motion": motion,
              "kind": kind, "prediction": files.prediction}  # fmt: skip
