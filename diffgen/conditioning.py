@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Conditioning:
         vision: image-encoder tokens [batch, tokens, width].
         clean: mask [batch, 1, frames, height, width], 1 where the latents are already clean.
         extra: further named tensors a family needs, such as size ids.
+        turns: text that takes the place of `text` on the way: (from which part of the walk on, 0..1, the text).
     """
 
     text: Mapping[str, Tensor] = field(default_factory=dict)
@@ -35,10 +36,19 @@ class Conditioning:
     vision: Tensor | None = None
     clean: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    turns: tuple[tuple[float, Mapping[str, Tensor]], ...] = ()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         """`change` applied to every tensor."""
-        return Conditioning(**{f.name: _map(getattr(self, f.name), change) for f in fields(self)})
+        turns = tuple((start, _map(text, change)) for start, text in self.turns)
+        return Conditioning(**{f.name: _map(getattr(self, f.name), change) for f in _tensors()}, turns=turns)
+
+    def at(self, part: float) -> Conditioning:
+        """As it holds at a part of the walk, 0..1 of its steps; itself where nothing turns."""
+        if not self.turns:
+            return self
+        texts = [self.text, *(text for start, text in self.turns if start <= part)]
+        return replace(self, text=texts[-1], turns=())
 
     def rows(self, index: slice | Tensor) -> Conditioning:
         """Some of the batch."""
@@ -56,12 +66,12 @@ class Conditioning:
     def within(self, window: Window) -> Conditioning:
         """What belongs to a part of the latents: everything that has frames, rows and columns is cut to it."""
 
-        def cut(tensor: Tensor) -> Tensor:
-            return _cut(tensor, window, range(2, 5)) if tensor.ndim == 5 else tensor
+        def part(tensor: Tensor) -> Tensor:
+            return cut(tensor, window) if tensor.ndim == 5 else tensor
 
         parts = {"concat": self.concat, "clean": self.clean, "extra": self.extra}
         text = {k: _cut(v, window[:1], range(1, 2)) for k, v in self.text.items()} if self.by_frame else self.text
-        return replace(self, text=text, **{name: _map(value, cut) for name, value in parts.items()})
+        return replace(self, text=text, **{name: _map(value, part) for name, value in parts.items()})
 
     def joins(self, other: Conditioning) -> bool:
         """Whether both can be stacked into one batch: the same tensors of the same shapes."""
@@ -70,8 +80,13 @@ class Conditioning:
     @staticmethod
     def join(parts: Sequence[Conditioning]) -> Conditioning:
         """One batch of all the parts, in order. Every pair must satisfy `joins`."""
-        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Conditioning)}
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in _tensors()}
         return Conditioning(**{name: _join(column) for name, column in columns.items()})
+
+
+def cut(tensor: Tensor, window: Window | None) -> Tensor:
+    """What belongs to a part of the latents of a tensor [batch, channels, frames, height, width]."""
+    return tensor if window is None else _cut(tensor, window, range(2, 5))
 
 
 def _cut(tensor: Tensor, parts: Sequence[slice | tuple[int, ...]], axes: Sequence[int]) -> Tensor:
@@ -84,6 +99,11 @@ def _cut(tensor: Tensor, parts: Sequence[slice | tuple[int, ...]], axes: Sequenc
     return tensor
 
 
+def _tensors() -> list[Field[Any]]:
+    """The fields that hold tensors."""
+    return [f for f in fields(Conditioning) if f.name != "turns"]
+
+
 def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Mapping):
         return {key: change(tensor) for key, tensor in value.items()}
@@ -94,7 +114,7 @@ def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def _shapes(cond: Conditioning) -> list[Any]:
     found: list[Any] = []
-    for f in fields(cond):
+    for f in _tensors():
         value = getattr(cond, f.name)
         if isinstance(value, Mapping):
             found.append({key: tensor.shape[1:] for key, tensor in value.items()})

@@ -32,12 +32,22 @@ from diffgen.path import to_x0
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The state after a step. `x0` is the latest clean estimate; `notes` says what was retried so far."""
+    """The state after a step. `x0` is the latest clean estimate; `notes` says what was retried so far.
+
+    `predictions` counts those made so far, one a branch, and `saved` those that adaptive guidance left out.
+    """
 
     step: Step
     x: Latents
     x0: Latents
     notes: tuple[str, ...] = ()
+    predictions: int = 0
+    saved: int = 0
+
+    @property
+    def extra(self) -> dict[str, int]:
+        """What a recipe should tell of the run beside its notes: nothing, but for adaptive guidance."""
+        return {"predictions": self.predictions, "predictions_saved": self.saved} if self.saved else {}
 
 
 NO_RESIDUALS: Residuals = {}
@@ -79,13 +89,18 @@ class _Estimator:
     def __init__(self, family: Family, plan: Plan) -> None:
         self.family, self.plan, self.guidance = family, plan, plan.guidance.fresh()
         self.prediction, self.in_x0 = family.prediction, plan.guidance.space == "x0"
+        self.predictions = 0
         self.asked: tuple[Branch, ...] = ()
         self.calls: tuple[_Call, ...] = ()
+        conds = [cond for cond in (plan.pos, plan.neg) if cond is not None]
+        self.turns = sorted({0.0, *(start for cond in conds for start, _ in cond.turns)})
+        self.now: tuple[Conditioning, Conditioning | None] = plan.pos, plan.neg
 
     def __call__(self, x: Latents, step: Step) -> Latents:
-        branches = self.guidance.branches(step, self.plan.pos, self.plan.neg)
+        branches = self.guidance.branches(step, *self._told(step))
         if branches != self.asked:  # seldom: most stay the same all the way
             self.asked, self.calls = branches, _calls(branches)
+        self.predictions += len(branches)
         preds: dict[str, Latents] = {}
         for call in self.calls:
             outs = self._predict(call, x, step)
@@ -95,6 +110,16 @@ class _Estimator:
             preds = {name: to_x0(self.prediction, out, x, alpha, sigma) for name, out in preds.items()}
             return self.guidance.combine(preds, step)
         return to_x0(self.prediction, self.guidance.combine(preds, step), x, alpha, sigma)
+
+    def _told(self, step: Step) -> tuple[Conditioning, Conditioning | None]:
+        """The positive and negative conditioning as they hold at this step; the same objects while they do."""
+        if self.turns and self.turns[0] <= step.index / step.count:
+            part = self.turns.pop(0)
+            while self.turns and self.turns[0] <= step.index / step.count:
+                part = self.turns.pop(0)
+            pos, neg = self.plan.pos, self.plan.neg
+            self.now = pos.at(part), None if neg is None else neg.at(part)
+        return self.now
 
     def _predict(self, call: _Call, x: Latents, step: Step) -> Sequence[Latents]:
         """The predictions of the call's branches, in their order."""
@@ -152,7 +177,8 @@ def run(family: Family, plan: Plan) -> Iterator[Snapshot]:
             # Not around the yield: the mode belongs to the thread, and would leak into the caller.
             with inference:
                 x = plan.sampler(denoise, x, step, history, noise)
-            yield Snapshot(step=step, x=x, x0=latest, notes=tuple(notes))
+            saved = getattr(estimate.guidance, "saved", 0)
+            yield Snapshot(step=step, x=x, x0=latest, notes=tuple(notes), predictions=estimate.predictions, saved=saved)
 
 
 def finish(snapshots: Iterator[Snapshot]) -> Snapshot:

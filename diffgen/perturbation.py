@@ -97,6 +97,53 @@ def without_blocks(layers: Sequence[str]) -> Patch:
     return patch
 
 
+def thinned(layers: Sequence[str]) -> Patch:
+    """A patch that leaves transformer blocks out, of U-Nets too: a weaker model for AutoGuidance (2406.02507).
+
+    Args:
+        layers: for U-Nets parts of module names ("mid", "up_blocks.0" ...), for transformers block numbers.
+
+    The patch raises UnsupportedError where no block of a U-Net matches.
+    """
+
+    @contextmanager
+    def patch(components: Components) -> Iterator[None]:
+        denoiser = components["denoiser"]
+        if not hasattr(denoiser, "mid_block"):
+            with without_blocks(layers)(components):
+                yield
+            return
+        with ExitStack() as stack:
+            for attention in _chosen(denoiser, layers):
+                block = next(found for found in denoiser.modules() if getattr(found, "attn1", None) is attention)
+                stack.enter_context(_forward(block, _passing(block)))
+            yield
+
+    return patch
+
+
+def instead(network: Callable[[], torch.nn.Module]) -> Patch:
+    """A patch that runs another network in the denoiser's place: AutoGuidance with a second model (2406.02507).
+
+    Args:
+        network: gives it; of the denoiser's class, so that it takes what the denoiser takes.
+
+    The patch raises UnsupportedError where it is of another class.
+    """
+
+    @contextmanager
+    def patch(components: Components) -> Iterator[None]:
+        denoiser, other = components["denoiser"], network()
+        if type(other) is not type(denoiser):
+            raise UnsupportedError(
+                f"the weaker model's denoiser is a {type(other).__name__}; it must be a {type(denoiser).__name__}"
+            )
+        with _forward(denoiser, other.forward):
+            yield
+
+    return patch
+
+
 def _passing(block: torch.nn.Module) -> Callable[..., Any]:
     """A forward that hands the tokens on, in the order in which this kind of block returns them."""
     # diffusers' own skip hook returns picture tokens first, which is wrong for blocks that return text first (SD 3).

@@ -117,7 +117,8 @@ def draw(
                 )  # fmt: skip
             assert last is not None, "every schedule has at least one step"
             for k, recipe in enumerate(group):
-                made = replace(recipe, batch=len(group), index=k, notes=_once(recipe.notes, notes, lacking, last.notes))
+                told = _once(recipe.notes, notes, lacking, last.notes)
+                made = replace(recipe, batch=len(group), index=k, notes=told, extra={**recipe.extra, **last.extra})
                 yield from _decoded(model, made, done + k, last.x[k : k + 1], keep)
         done += len(group)
 
@@ -144,7 +145,5 @@ def _decoded(model: Model, recipe: Recipe, index: int, z: Latents, keep: bool) -
     found: dict[str, Any] = {FRAMES_SHA256: decoding.sha256}
     if decoding.seam is not None:
         found["decoding_seam"] = round(decoding.seam, 6)
-    made = replace(
-        recipe, notes=_once(recipe.notes, cutting, decoding.notes), extra={**recipe.extra, **found},
-    )  # fmt: skip
+    made = replace(recipe, notes=_once(recipe.notes, cutting, decoding.notes), extra={**recipe.extra, **found})
     yield Clip(index=index, pixels=np.concatenate(kept), latents=latents, recipe=made)

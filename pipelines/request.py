@@ -15,7 +15,7 @@ from diffgen.checkpoints.replaced import PARTS
 from diffgen.contracts import Family
 from diffgen.errors import UnsupportedError, UsageError
 from diffgen.kernels import resolve as kernel_choice
-from diffgen.pipelines import adapting, film_settings, tasks
+from diffgen.pipelines import adapting, film_settings, guide_files, tasks
 from diffgen.pipelines.extent import check_frames, check_size, next_extent
 from diffgen.pipelines.tasks import CLIP_TASKS
 from diffgen.pipelines.walking import GUIDANCE_SETTINGS, SCHEDULE_SETTINGS, walk
@@ -80,6 +80,8 @@ def resolve(
     if frames is not None:
         extent = next_extent(family, width, height, frames, loop=bool((settings or {}).get("loop")))
     inherited = _inherited(family, schedule, sampler, (*extent, steps))
+    if (schedule or defaults.schedule) == "optimal":
+        inherited |= fitting.saved(model)
     if guidance is not None:
         # It belongs to the checkpoint's own scale, and beside another would be out of proportion.
         inherited.pop("guidance_2", None)
@@ -88,7 +90,8 @@ def resolve(
     common = Recipe(
         task=task, prompt=prompt, negative=negative, width=width, height=height, frames=frames, fps=fps,
         steps=steps, guidance=defaults.guidance if guidance is None else guidance, sampler=sampler or defaults.sampler,
-        schedule=schedule or defaults.schedule, settings={**inherited, **fixed, **adapted, **parts, **(settings or {})},
+        schedule=schedule or defaults.schedule,
+        settings={**inherited, **fixed, **adapted, **parts, **guide_files.recorded(settings or {})},
         model=model.name, model_hash=model.hash, dtype=str(family.dtype).removeprefix("torch."),
         device=family.device.type, versions=installed_versions(),
         # On the CPU sums are split among the threads, so their number decides the last bits.

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 
-from diffgen import noise, perturbation, samplers, schedules
+from diffgen import noise, samplers, schedules
 from diffgen.checkpoints.replaced import PARTS
-from diffgen.contracts import Conditioning, Family, Guidance, Patch, Sampler
+from diffgen.contracts import Conditioning, Family, Guidance, Sampler
 from diffgen.errors import UsageError, unknown
-from diffgen.guidance import CFG, PUSHES, Perturbed
-from diffgen.pipelines import adapting, film_settings, telling
+from diffgen.pipelines import adapting, film_settings, guiding, telling
+from diffgen.pipelines.guiding import GUIDANCE_SETTINGS as GUIDANCE_SETTINGS
 from diffgen.recipe import Recipe
 
-GUIDANCE_SETTINGS = {
-    "guidance_method": "method", "guidance_rescale": "rescale", "guidance_percentile": "percentile",
-    "guidance_start": "start", "guidance_stop": "stop", "guidance_converged": "converged",
-    "image_guidance": "image_scale", "guidance_2": "scale_2", "guidance_first": "first", "guidance_dynamic": "dynamic",
-}  # fmt: skip
 TEXT_SETTINGS = ("clip_skip",)
 TRUE_CFG = "true_cfg"
 NOISE = "noise"
@@ -67,47 +61,14 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
     if "guidance_embedding" in family.caps:
         # The network takes the scale as an input; classifier-free guidance on top is asked for by name.
         scale = settings.pop(TRUE_CFG, 1.0)
-    guide = family.defaults.guide or CFG
-    tuned = {key: field for key, field in GUIDANCE_SETTINGS.items() if _takes(guide, field)}
-    chosen = {tuned[key]: settings.pop(key) for key in tuned if key in settings}
-    if push := PUSHES.get(str(chosen.get("method"))):
-        own = {name: f"guidance_{name}" for name in push.settings}
-        chosen["tuning"] = {name: settings.pop(key) for name, key in own.items() if key in settings}
-    guidance = _perturbed(guide(scale=scale, **chosen), settings)
+    guidance = guiding.guidance_of(recipe, family, scale, settings)
     clips = film_settings.NAMES if recipe.frames is not None else ()
     strange = sorted(set(settings) - {*TEXT_SETTINGS, NOISE, adapting.ADAPTERS, PARTS, *clips})
     if strange:
         mine = info.settings if info else ()
-        known = [*mine, *SCHEDULE_SETTINGS, *GUIDANCE_SETTINGS, *TEXT_SETTINGS, *clips, NOISE]
+        known = [*mine, *SCHEDULE_SETTINGS, *guiding.NAMES, *TEXT_SETTINGS, *clips, NOISE]
         raise unknown(f"setting for sampler {name!r} and schedule {schedule!r}", strange[0], known)
     return sampler, levels, schedules.start_scale(family.path, levels[0], placed), guidance
-
-
-# Guidance away from a weakened copy of the model: the settings NAME_scale and NAME_layers, and the patch they make.
-PERTURBATIONS: dict[str, Callable[[Sequence[str]], Patch]] = {
-    "pag": lambda layers: perturbation.attention("identity", layers or ("mid",)),
-    "seg": lambda layers: perturbation.attention("smooth", layers or ("mid",)),
-    "slg": perturbation.without_blocks,
-}
-
-
-def _perturbed(guidance: Guidance, settings: dict[str, Any]) -> Guidance:
-    """`guidance` with the perturbations that `settings` ask for, whose keys are taken out."""
-    for name, make in PERTURBATIONS.items():
-        weight, layers = settings.pop(f"{name}_scale", 0.0), settings.pop(f"{name}_layers", ())
-        layers = [str(layer) for layer in (layers if isinstance(layers, (list, tuple)) else str(layers).split(","))]
-        if weight:
-            if name == "slg" and not layers:
-                raise UsageError("slg_scale needs slg_layers, the blocks to leave out, such as slg_layers=7,8,9")
-            guidance = Perturbed(base=guidance, name=name, weight=weight, patch=make(layers))
-    return guidance
-
-
-def _takes(guide: Callable[..., Guidance], name: str) -> bool:
-    """Whether a guidance has a setting of that name; one that passes its settings on is made around CFG."""
-    parameters = inspect.signature(guide).parameters
-    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return name in parameters or (passes_on and name in inspect.signature(CFG).parameters)
 
 
 def conditioning(
@@ -130,7 +91,8 @@ def conditionings(
     embedded = "guidance_embedding" in family.caps
     with adapting.reading(recipe, family) as (prompt, negative, told):
         wanted = [*prompts] or [prompt]
-        texts = wanted if guidance.scale == 1 else [*wanted, negative]
+        span = guiding.negative_span(recipe.settings)
+        texts = wanted if guidance.scale == 1 else [*wanted, negative] if span == (0, 1) else [*wanted, negative, ""]
         cond, notes = family.encode_text(texts, **options)
     notes = (*told, *notes)
     if len(texts) == len(wanted) and recipe.negative.strip():
@@ -145,4 +107,6 @@ def conditionings(
     cond = telling.told(cond, recipe, family, len(texts))
     rows = [cond.rows(slice(k, k + 1)).repeat(batch) for k in range(len(texts))]
     count = len(wanted)
+    if len(rows) == count + 2:
+        rows[count:] = [guiding.between(rows[count], rows[count + 1], span)]
     return tuple(rows[:count]), rows[count] if len(rows) > count else None, notes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, cast
 
+from diffgen.conditioning import cut
 from diffgen.contracts import Branch, Conditioning, Latents, Step
 from diffgen.errors import UsageError, unknown
 from diffgen.guidance.pushes import PUSHES, check
@@ -17,7 +18,7 @@ class CFG:
     """A positive branch pushed away from a negative one.
 
     With scale 1, without a negative, or outside the interval, only the positive branch runs, and the result is its
-    prediction to the bit. The order is: push, threshold, rescale.
+    prediction to the bit. The order is: push (scaled by region), threshold, rescale, converged pictures left alone.
 
     Attributes:
         scale: 1 is no guidance.
@@ -30,6 +31,9 @@ class CFG:
         converged: below 1, the negative branch is left out for good once the cosine between both predictions
             reaches this (adaptive guidance, 2312.12487).
         within: the space the formula works in; None is the formula's own.
+        region: 0 to 1, a share of the push for each place, of a shape that broadcasts to the latents
+            [batch, channels, frames, height, width]: for each picture, frame, latent (a transformer's tokens are
+            patches of them) or channel. The scale there is 1 + region (scale - 1).
         memory: what a formula remembers within one run; `fresh` empties it.
     """
 
@@ -42,6 +46,7 @@ class CFG:
     stop: float = 1.0
     converged: float = 1.0
     within: Literal["output", "x0"] | None = None
+    region: Latents | None = field(default=None, compare=False, repr=False)
     memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,8 +83,17 @@ class CFG:
             kept = Branch(name="positive", cond=pos), Branch(name="negative", cond=neg or pos)
             self.memory["branches"] = kept
         inside = self.start <= step.index / step.count < self.stop
-        alone = neg is None or self.scale == 1 or not inside or self.memory.get("all converged", False)
-        return kept[:1] if alone else kept
+        if neg is None or self.scale == 1 or not inside:
+            return kept[:1]
+        if self.memory.get("all converged"):
+            self.memory["saved"] = self.saved + 1
+            return kept[:1]
+        return kept
+
+    @property
+    def saved(self) -> int:
+        """Predictions of the negative branch that `converged` has spared in this run."""
+        return int(self.memory.get("saved", 0))
 
     def combine(self, preds: Mapping[str, Latents], step: Step) -> Latents:
         """The guided prediction, of the shape of each prediction."""
@@ -88,7 +102,8 @@ class CFG:
             return pos
         neg = preds["negative"]
         self.memory["index"] = step.index
-        guided = self._push(pos, neg, self.scale, self.memory, **self.tuning)
+        scale = self.scale if self.region is None else 1 + cut(self.region, step.window) * (self.scale - 1)
+        guided = self._push(pos, neg, scale, self.memory, **self.tuning)
         if self.percentile < 1:
             guided = thresholded(guided, pos, self.percentile)
         guided = rescaled(guided, pos, self.rescale) if self.rescale else guided

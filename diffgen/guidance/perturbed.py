@@ -16,7 +16,9 @@ class Perturbed:
 
     Which patch makes the method: identity self-attention is perturbed-attention guidance (PAG, 2403.17377), mean
     queries are smoothed-energy guidance (SEG, 2408.00760), left-out blocks are skip-layer guidance (SLG, as published
-    with SD 3.5) and a form of AutoGuidance (2406.02507). Several compose by being each other's base.
+    with SD 3.5). AutoGuidance (2406.02507), weak + w (positive - weak), is weight w - 1 over a base of scale 1, with
+    another network's forward or a thinned one. Several compose by being each other's base; what they add is summed,
+    after all that the innermost base does.
 
     Attributes:
         base: the guidance that it adds to.
@@ -45,6 +47,11 @@ class Perturbed:
     @property
     def scale(self) -> float:
         return self.base.scale
+
+    @property
+    def saved(self) -> int:
+        """As of `base`."""
+        return int(getattr(self.base, "saved", 0))
 
     def fresh(self) -> Perturbed:
         """A copy for one run."""

@@ -35,6 +35,11 @@ class Renormed:
     def scale(self) -> float:
         return self.base.scale
 
+    @property
+    def saved(self) -> int:
+        """As of `base`."""
+        return int(getattr(self.base, "saved", 0))
+
     def fresh(self) -> Renormed:
         """A copy for one run."""
         return replace(self, base=self.base.fresh())
