@@ -23,6 +23,7 @@ FILES, PICKLES = (".safetensors", ".gguf"), (".ckpt", ".pt", ".pth")
 Folders = Annotated[
     list[Path] | None, typer.Option("--dir", metavar="DIR", help="Where to look; repeatable. Default: ./models.")
 ]
+Families = Annotated[bool, typer.Option("--families", help="List what every family of models can do instead.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
@@ -45,7 +46,7 @@ class Found:
         return path.stem if path.suffix.lower() in (*FILES, *PICKLES) else path.name
 
 
-def models(dir_: Folders = None, json: Json = False) -> None:
+def models(dir_: Folders = None, families: Families = False, json: Json = False) -> None:
     """List the models on this machine.
 
     The model in the box comes first, then every diffusers folder and every
@@ -54,8 +55,14 @@ def models(dir_: Folders = None, json: Json = False) -> None:
     Examples:
       diffgen models
       diffgen models --dir ~/checkpoints --dir /data/models
+      diffgen models --families
       diffgen image "a fox" --model models/stable-diffusion-v1-5
     """
+    if families:
+        from diffgen.app.families import print_families
+
+        print_families(json)
+        return
     found = list(listing(dir_))
     if json:
         print(encoder.dumps([asdict(one) for one in found], indent=2))

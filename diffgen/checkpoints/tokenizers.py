@@ -87,7 +87,8 @@ def sentencepiece_tokenizer(spec: Mapping[str, Any], places: Iterable[Any], sour
     files = " or ".join(str(source.header.path) for source in sources) or "the checkpoint"
     raise CheckpointError(
         f"{files} has no tokenizer of {spec['of']}; give a folder, spiece.model or tokenizer.json with tokenizer=... "
-        "(--tokenizer), or a diffusers folder with config=... (--config)"
+        "(--tokenizer), or a diffusers folder with config=... (--config). It is a small file beside the text encoder "
+        "where that was published; files that ComfyUI's users hold often leave it out"
     )
 
 
