@@ -19,12 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from diffgen import engine, noise
-from diffgen.contracts import Branch, Conditioning, Latents, NoisePath, Plan, Residuals, Step, steps_of
+from diffgen.contracts import Branch, Conditioning, Family, Latents, NoisePath, Plan, Residuals, Step, steps_of
 from diffgen.guidance import CFG
 from diffgen.path import EDMPath, FlowPath, Prediction, betas_path
 from diffgen.samplers import SAMPLERS, make
@@ -73,7 +73,7 @@ def plans(sampler: str, kind: str, side: int, steps: int) -> tuple[Free, dict[st
 def run(family: Free, plan: Plan) -> float:
     """CPU seconds of one run."""
     start = time.process_time()
-    engine.finish(engine.run(family, plan))
+    engine.finish(engine.run(cast(Family, family), plan))
     return time.process_time() - start
 
 
@@ -103,7 +103,7 @@ def noise_share(family: Free, plan: Plan) -> float:
 
         return timed
 
-    engine.finish(engine.run(family, replace(plan, noise=factory)))
+    engine.finish(engine.run(cast(Family, family), replace(plan, noise=factory)))
     return spent
 
 

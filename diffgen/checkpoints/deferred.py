@@ -45,12 +45,16 @@ def complete(module: ModuleType) -> None:
         if type(module) is not _Deferred:
             return
         assert module.__spec__ is not None and module.__spec__.loader is not None, "defer() saw to that"
-        module.__class__ = ModuleType  # first, because what it imports may look at it meanwhile
+        _become(module, ModuleType)  # first, because what it imports may look at it meanwhile
         try:
             module.__spec__.loader.exec_module(module)
         except BaseException:
-            module.__class__ = _Deferred
+            _become(module, _Deferred)
             raise
+
+
+def _become(module: ModuleType, kind: type[ModuleType]) -> None:
+    module.__class__ = kind  # type: ignore[assignment]
 
 
 def defer(names: Sequence[str] = PACKAGES) -> None:
@@ -65,7 +69,7 @@ def defer(names: Sequence[str] = PACKAGES) -> None:
         if spec is None or spec.loader is None:
             continue
         module = module_from_spec(spec)
-        module.__class__ = _Deferred
+        _become(module, _Deferred)
         sys.modules[name] = module
         parent, _, own = name.rpartition(".")
         setattr(sys.modules[parent], own, module)
