@@ -107,23 +107,6 @@ def available_memory() -> int | None:
     return None
 
 
-def keep_freed_memory(limit: int = 1 << 30) -> bool:
-    """Lets the allocator keep blocks of up to `limit` bytes, which each step frees and asks for again.
-
-    glibc gives large blocks back to the system at once, which then has to clear every page of them anew. Only for a
-    process that is diffgen's own. Returns whether the allocator took it.
-    """
-    import ctypes
-
-    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of glibc's malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return False
-    # glibc's limit for the first is half a heap, 32 MiB; a larger value is refused and leaves it as it was.
-    return bool(mallopt(trim_threshold, min(limit, 2**31 - 1))) and bool(mallopt(mmap_threshold, 32 << 20))
-
-
 def fingerprint() -> dict[str, Any]:
     """What measurements hold for: another processor, build of torch or number of threads is measured anew."""
     import torch

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,8 +27,9 @@ from diffgen.kernels.choice import Choice
 FORMAT = 1
 BUDGET, LIMIT = 0.8, 2.5  # seconds a dtype, of computing and by the clock; two rounds are made in any case
 MARGIN = 1.05  # how much faster another route must be to be taken
-# In low precision the own routes round the scores, which the library's attention does not, so they have to be worth it.
-MARGIN_ROUNDING = 1.25
+# The own routes of attention round more in low precision, and catching the call costs some microseconds.
+MARGIN_ATTENTION = 1.25
+
 
 Run = Callable[[], Any]
 
@@ -64,10 +65,10 @@ def measure(dtype: torch.dtype, budget: float = BUDGET) -> Measured:
                     best[name][route] = min(took, best[name].get(route, took))
             rounds += 1
     seconds = time.perf_counter() - start
-    return Measured(choice=decide(best, dtype), times=best, seconds=seconds, rounds=rounds)
+    return Measured(choice=decide(best), times=best, seconds=seconds, rounds=rounds)
 
 
-def decide(times: Mapping[str, Mapping[str, float]], dtype: torch.dtype) -> Choice:
+def decide(times: Mapping[str, Mapping[str, float]]) -> Choice:
     """The choice that measured times, {case: {route: milliseconds}}, stand for. Cases "linear", "conv" and "blocks"
     may be several, named such as "conv 1x1"; their times are added."""
     sums: dict[str, dict[str, float]] = {}
@@ -78,8 +79,9 @@ def decide(times: Mapping[str, Mapping[str, float]], dtype: torch.dtype) -> Choi
     found: dict[str, Any] = {
         name: _winner(sums[name], "plain", MARGIN) for name in ("linear", "conv", "blocks") if name in sums
     }
-    margin = MARGIN if dtype == torch.float32 else MARGIN_ROUNDING
-    own: dict[str, Any] = {name: _winner(sums[name], "library", margin) for name in attention.CLASSES if name in sums}
+    own: dict[str, Any] = {
+        name: _winner(sums[name], "library", MARGIN_ATTENTION) for name in attention.CLASSES if name in sums
+    }
     return Choice(**found, attention={name: route for name, route in own.items() if route != "library"})
 
 
@@ -200,12 +202,3 @@ def _write(file: Path, kept: Mapping[str, Any]) -> None:
         with os.fdopen(handle, "w") as stream:
             stream.write(json.dumps(kept, indent=1))
         os.replace(temporary, file)
-
-
-def summary(measured: Measured) -> Sequence[tuple[str, str, str]]:
-    """(case, winner, "route 1.2 ms, ...") of each case, for a report."""
-    rows = []
-    for case, times in measured.times.items():
-        fastest = min(times, key=lambda route: times[route])
-        rows.append((case, fastest, ", ".join(f"{route} {took:.2f}" for route, took in times.items())))
-    return rows

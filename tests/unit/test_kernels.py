@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, WanTransformer3DModel
 
-from diffgen import perturbation
+import diffgen
+from diffgen import kernels, perturbation
+from diffgen.app import cli
 from diffgen.errors import UsageError
 from diffgen.families.common import in_float32
-from diffgen.kernels import native, packing, probe
+from diffgen.kernels import machine, native, packing, probe
 from diffgen.kernels.choice import Choice
 from diffgen.kernels.layers import patch, release
+from diffgen.pipelines import replay, text_to_image
 
 ALL = Choice(linear="packed", conv="packed", blocks="fused")
 PRODUCTS = dict.fromkeys(("long-narrow", "middle-narrow", "short-narrow"), "products")
@@ -225,8 +229,9 @@ def test_the_fastest_route_wins_by_a_margin_and_sizes_are_added() -> None:
         "linear a": {"plain": 10.0, "packed": 9.9}, "conv a": {"plain": 4.0, "channels_last": 3.0, "packed": 3.5},
         "conv b": {"plain": 4.0, "channels_last": 3.0, "packed": 1.0}, "long-wide": {"library": 10.0, "chunked": 9.0},
     }  # fmt: skip
-    assert probe.decide(times, torch.float32) == Choice(conv="packed", attention={"long-wide": "chunked"})
-    assert probe.decide(times, torch.bfloat16) == Choice(conv="packed"), "rounding more has to be worth it"
+    assert probe.decide(times) == Choice(conv="packed"), "another route of attention has to be worth it"
+    times["long-wide"] = {"library": 10.0, "chunked": 7.0}
+    assert probe.decide(times) == Choice(conv="packed", attention={"long-wide": "chunked"})
 
 
 def test_measured_once_and_kept_for_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,4 +270,49 @@ def test_the_probe_draws_nothing_from_the_global_generator_and_times_every_case(
     measured = probe.measure(torch.float32, budget=0.0)
     assert torch.equal(torch.get_rng_state(), before)
     assert measured.rounds >= 1 and {"long-narrow", "short-wide", "blocks geglu"} <= set(measured.times)
-    assert probe.decide(measured.times, torch.float32) == measured.choice
+    assert probe.decide(measured.times) == measured.choice
+
+
+def test_a_recipe_names_its_kernels_and_replays_by_them(sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = diffgen.load(sd_folder)
+    asked = dict(steps=2, size=(32, 32), seed=1)
+    monkeypatch.setattr(probe, "choose", lambda dtype: probe.Measured(choice=ALL))
+    made = text_to_image(model, "a red apple", **asked)[0]  # type: ignore[arg-type]
+    assert made.recipe.kernels == ALL.to_text()
+    off = text_to_image(model, "a red apple", kernels="off", **asked)[0]  # type: ignore[arg-type]
+    assert off.recipe.kernels == "off" and 0 <= abs(made.pixels - off.pixels).max() <= 1e-4
+    monkeypatch.setattr(probe, "choose", lambda dtype: probe.Measured(choice=Choice()))
+    assert (replay(model, made.recipe).latents == made.latents).all()
+    assert (replay(model, replace(made.recipe, kernels=None)).latents == off.latents).all()
+
+
+def test_kernels_that_this_machine_lacks_are_told(sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = diffgen.load(sd_folder)
+    monkeypatch.setattr(native, "supported", lambda operation, dtype: False)
+    for asked, said in ((ALL.to_text(), "not all on this machine"), ("by-device", "CUDA")):
+        made = text_to_image(model, "a red apple", kernels=asked, steps=1, size=(32, 32), seed=1)[0]
+        assert said in made.recipe.notes[0]
+
+
+def test_what_needs_too_much_memory_is_left_to_torch(sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = diffgen.load(sd_folder).family
+    monkeypatch.setattr(machine, "available_memory", lambda: kernels.packed_bytes(family))
+    assert kernels.resolve("auto", family) == "off"
+
+
+def test_the_doctor_tells_what_was_picked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    times = {"linear": {"plain": 2.0, "packed": 1.0}}
+    monkeypatch.setattr(probe, "choose", lambda dtype, anew: probe.Measured(choice=ALL, times=times))
+    assert cli.run(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kernels"]["float32"]["choice"] == ALL.to_text() and told["threads"]["free cores"] >= 1
+    assert cli.run(["doctor"]) == 0
+    assert "plain 2.00  packed 1.00" in capsys.readouterr().out
+
+
+def test_free_cores_are_those_that_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = machine.Load()
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    for busy, expected in ((None, 4), (0.2, 4), (2.6, 1), (9.0, 1)):
+        monkeypatch.setattr(machine.Load, "busy", lambda self, busy=busy: busy)
+        assert machine.free_cores(load) == expected
