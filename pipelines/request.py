@@ -15,7 +15,7 @@ from diffgen.checkpoints.replaced import PARTS
 from diffgen.contracts import Family
 from diffgen.errors import UnsupportedError, UsageError
 from diffgen.kernels import resolve as kernel_choice
-from diffgen.pipelines import adapting, film_settings, guide_files, tasks
+from diffgen.pipelines import adapting, film_settings, fitted, guide_files, tasks
 from diffgen.pipelines.extent import check_frames, check_size, next_extent
 from diffgen.pipelines.tasks import CLIP_TASKS
 from diffgen.pipelines.walking import GUIDANCE_SETTINGS, SCHEDULE_SETTINGS, walk
@@ -81,7 +81,7 @@ def resolve(
         extent = next_extent(family, width, height, frames, loop=bool((settings or {}).get("loop")))
     inherited = _inherited(family, schedule, sampler, (*extent, steps))
     if (schedule or defaults.schedule) == "optimal":
-        inherited |= fitting.saved(model)
+        inherited |= fitted.saved(model)
     if guidance is not None:
         # It belongs to the checkpoint's own scale, and beside another would be out of proportion.
         inherited.pop("guidance_2", None)

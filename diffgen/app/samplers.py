@@ -17,7 +17,10 @@ from diffgen.schedules import SCHEDULES
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
-def samplers(json: Json = False) -> None:
+Fit = Annotated[str | None, typer.Option("--fit", metavar="MODEL", help="Fit the schedule 'optimal' to a model.")]
+
+
+def samplers(json: Json = False, fit: Fit = None) -> None:
     """List the samplers, the schedules and their settings.
 
     A sampler is how a step is taken. A schedule is where on the way from
@@ -26,7 +29,11 @@ def samplers(json: Json = False) -> None:
     Examples:
       diffgen samplers
       diffgen image "a fox" --sampler euler_ancestral --schedule karras --set eta=0.5 --set rho=5
+      diffgen samplers --fit models/mine   then: diffgen image "a fox" --model models/mine --schedule optimal
     """
+    if fit is not None:
+        _fit(fit)
+        return
     document = tables()
     if json:
         print(encoder.dumps(document, indent=2))
@@ -48,6 +55,15 @@ def samplers(json: Json = False) -> None:
     )  # fmt: skip
     print_fields([("for all", _shown(shared)), ("calls", "of the network, a step"),
                   ("settings", "are given with --set name=value")])  # fmt: skip
+
+
+def _fit(name: str) -> None:
+    import diffgen  # with torch, which the tables do without
+    from diffgen.pipelines import fitted, fitting
+
+    model = diffgen.load(name)
+    file = fitted.save(model, fitting.fit(model))
+    print(f"fitted to {model.name}: {file}")
 
 
 def tables() -> dict[str, Any]:
