@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diffgen.contracts import Family
 
 # Models that load from folders alone: nothing but their networks' own defaults is carried.
-_FOLDERS = {
+_FOLDERS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
     "svd": ("StableVideoDiffusionPipeline", {
         "unet": ("UNetSpatioTemporalConditionModel", {}), "vae": ("AutoencoderKLTemporalDecoder", {
             "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,

@@ -35,7 +35,8 @@ def lines(table: str) -> Iterator[Line]:
 def _line(text: str) -> Line:
     original, _, ours = text.partition(" = ")
     swap = next((word for word in ("swap?", "swap") if ours.startswith(f"{word} ")), "")
-    names, shares = [], []
+    names: list[str] = []
+    shares: list[int] = []
     for part in ours.removeprefix(swap).strip().split(" + "):
         share, _, name = part.rpartition(" ")
         # What begins with a dot lies beside the first part.
