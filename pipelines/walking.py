@@ -66,7 +66,7 @@ def walk(recipe: Recipe, family: Family) -> tuple[Sampler, tuple[float, ...], fl
     strange = sorted(set(settings) - {*TEXT_SETTINGS, NOISE, adapting.ADAPTERS, PARTS, *clips})
     if strange:
         mine = info.settings if info else ()
-        known = [*mine, *SCHEDULE_SETTINGS, *guiding.NAMES, *TEXT_SETTINGS, *clips, NOISE]
+        known = [*mine, *SCHEDULE_SETTINGS, *guiding.NAMES, *told, *TEXT_SETTINGS, *clips, NOISE]
         raise unknown(f"setting for sampler {name!r} and schedule {schedule!r}", strange[0], known)
     return sampler, levels, schedules.start_scale(family.path, levels[0], placed), guidance
 

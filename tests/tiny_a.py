@@ -8,61 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tests import tiny
 from tests.tiny_b import t5_encoder, t5_tokenizer
-
-
-def attached(
-    folder: Path, task: str, seeds: list[int], prompt: str, visual: Mapping[str, Tensor], **call: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """(latents [n, c, h, w], pixels [n, h, w, 3]) of diffgen with pictures of one row attached to both branches."""
-    import diffgen
-    from diffgen import engine
-    from diffgen.pipelines import drawing, request
-    from diffgen.pipelines.text_to_image import plan
-
-    model = diffgen.load(folder)
-    recipes = request.resolve(model, task, prompt=prompt, seed=seeds[0], count=len(seeds), **call)
-    drawn, _ = plan(model, recipes)
-    rows = {name: pixels.repeat(len(seeds), *[1] * (pixels.ndim - 1)) for name, pixels in visual.items()}
-    with torch.inference_mode():
-        pos, neg = (cond and model.family.attach(cond, rows) for cond in (drawn.pos, drawn.neg))
-    z = engine.finish(engine.run(model.family, replace(drawn, pos=pos, neg=neg))).x
-    pixels = np.concatenate([drawing.decode(model.family, z[k : k + 1])[0] for k in range(len(seeds))])
-    return z[:, :, 0].numpy(), pixels.reshape(len(seeds), *pixels.shape[-3:])
-
-
-def picture(width: int, height: int, seed: int = 0) -> Tensor:
-    """[1, 3, 1, height, width] in -1..1: a smooth picture, at whole 8-bit levels so that files cannot change it."""
-    small = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    large = torch.nn.functional.interpolate(small, size=(height, width), mode="bilinear")
-    return ((large * 255).round() / 127.5 - 1).unsqueeze(2)
-
-
-def mask(width: int, height: int) -> Tensor:
-    """[1, 1, 1, height, width]: 1 in the right half, and in a corner that cuts through the 8-pixel cells."""
-    hole = torch.zeros(1, 1, 1, height, width)
-    hole[..., width // 2 :] = 1
-    hole[..., :12, :12] = 1
-    return hole
-
-
-def pil(pixels: Tensor) -> Any:
-    """`picture` or `mask` as diffusers' pipelines take it."""
-    from PIL import Image
-
-    values = pixels[0, :, 0].permute(1, 2, 0)
-    if values.shape[-1] == 1:
-        return Image.fromarray((values[..., 0] * 255).numpy().astype(np.uint8))
-    return Image.fromarray(((values + 1) * 127.5).round().numpy().astype(np.uint8))
 
 
 def sd_variant(folder: Path, pipeline: str, **options: Any) -> Path:

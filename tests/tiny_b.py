@@ -7,7 +7,6 @@ returns it.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +14,6 @@ import numpy as np
 import torch
 
 from tests.tiny import WORDS, autoencoder_kl
-
-
-def reference(
-    folder: Path, seeds: list[int], prompt: str, *, twice: bool = False, repeat: bool = False,
-    components: dict[str, Any] | None = None, **call: Any,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(latents as the pipeline holds them after its last step, pixels [n, h, w, 3]) of diffusers' own pipeline.
-
-    `twice` is for pipelines whose callback does not see the last latents: one run for each. `repeat` is for
-    those that cannot take several prompts: one prompt, several pictures. `components` replace the folder's.
-    """
-    from diffusers import DiffusionPipeline
-
-    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **(components or {}))
-    pipe.set_progress_bar_config(disable=True)
-    kept = []
-
-    def keep(_pipe: Any, _i: int, _t: Any, values: dict[str, Any]) -> dict[str, Any]:
-        kept.append(values["latents"].clone())
-        return values
-
-    texts = {"prompt": prompt, **{name: call.pop(name) for name in ["negative_prompt"] if name in call}}
-    if repeat:
-        call["num_images_per_prompt"] = len(seeds)
-    else:
-        texts = {name: [text] * len(seeds) for name, text in texts.items()}
-
-    def run(**options: Any) -> Any:
-        gens = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        return pipe(**texts, generator=gens, **call, **options).images
-
-    if twice:
-        return run(output_type="latent").numpy(), run(output_type="np")
-    pixels = run(output_type="np", callback_on_step_end=keep)
-    return kept[-1].numpy(), pixels
 
 
 def ours(folder: Path, seeds: list[int], prompt: str, **call: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -60,58 +24,6 @@ def ours(folder: Path, seeds: list[int], prompt: str, **call: Any) -> tuple[np.n
     model = diffgen.load(folder)
     pictures = text_to_image(model, prompt, seed=seeds[0], count=len(seeds), batch=len(seeds), **call)
     return np.stack([p.latents[:, 0] for p in pictures]), np.stack([p.pixels for p in pictures])
-
-
-def picture(width: int, height: int, *, seed: int = 0) -> Any:
-    """A PIL picture of smooth random colours."""
-    from PIL import Image
-
-    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height))
-
-
-def to_pixels(source: Any) -> torch.Tensor:
-    """A PIL picture as pixels [1, 3, 1, height, width] in -1..1."""
-    return torch.from_numpy(np.array(source)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
-
-
-def edited(
-    folder: Path, seeds: list[int], prompt: str, sources: list[Any], *, looked_at: Any = None, **call: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Like `ours`, with pictures attached to both branches as references, and `looked_at` by the text encoder."""
-    import diffgen
-    from diffgen import engine, noise
-    from diffgen.contracts import Plan, steps_of
-    from diffgen.pipelines import drawing, request, walking
-
-    family = (model := diffgen.load(folder)).family
-    recipe, *_ = request.resolve(model, "edit", prompt=prompt, seed=seeds[0], **call)
-    sampler, levels, scale, guidance = walking.walk(recipe, family)
-    options = {} if looked_at is None else {"pictures": [to_pixels(source) for source in looked_at]}
-    both, _ = family.encode_text([prompt, recipe.negative], **options)
-    if "guidance_embedding" in family.caps:
-        both = replace(both, extra={"guidance": torch.full((2,), recipe.guidance)})
-    visual = {
-        f"reference_{k}" if k > 1 else "reference": to_pixels(source).repeat(len(seeds), 1, 1, 1, 1)
-        for k, source in enumerate(sources, start=1)
-    }
-    pos, neg = (family.attach(both.rows(slice(k, k + 1)).repeat(len(seeds)), visual) for k in range(2))
-    shape = family.spec.shape(batch=len(seeds), width=recipe.width, height=recipe.height)
-    first, later = noise.sequence(seeds, shape)
-    plan = Plan(
-        x=first * scale, steps=steps_of(family.path, levels), sampler=sampler, noise=later, pos=pos, neg=neg,
-        guidance=guidance,
-    )  # fmt: skip
-    last = engine.finish(engine.run(family, plan))
-    with torch.inference_mode():
-        unit = drawing.to_unit(family.decode(last.x))[:, :, 0].permute(0, 2, 3, 1)
-    return last.x[:, :, 0].numpy(), unit.numpy()
-
-
-def difference(mine: np.ndarray, want: np.ndarray) -> float:
-    """The largest difference, relative to the largest value where that is above 1."""
-    assert mine.shape == want.shape, f"{mine.shape} against {want.shape}"
-    return float(np.abs(mine - want).max() / max(1.0, np.abs(want).max()))
 
 
 def amplify(network: Any, gain: float) -> None:

@@ -14,6 +14,7 @@ import diffgen
 from diffgen.checkpoints.redux import load_redux
 from diffgen.errors import CheckpointError, UnsupportedError, UsageError
 from tests import tiny_a
+from tests.parity.harness import picture
 from tests.tiny_b import ours
 
 PROMPT, NEGATIVE = "a photo of a red apple", "the blue cat"
@@ -76,8 +77,8 @@ def test_refuses_what_it_cannot_draw(dev: Path, fill: Path, kontext: Path) -> No
     with pytest.raises(UsageError, match="multiples of 16"):
         ours(dev, [1], PROMPT, size=(72, 64), steps=1)
     with pytest.raises(UsageError, match="reference is 40x32; both sides must be multiples of 16"):
-        diffgen.load(kontext).family.attach(cond, {"reference": tiny_a.picture(40, 32)})
-    two = {"reference": tiny_a.picture(32, 32), "reference_2": tiny_a.picture(48, 16)}
+        diffgen.load(kontext).family.attach(cond, {"reference": picture(40, 32)})
+    two = {"reference": picture(32, 32), "reference_2": picture(48, 16)}
     assert [tuple(z.shape[-2:]) for z in diffgen.load(kontext).family.attach(cond, two).reference] == [(4, 4), (2, 6)]
 
 
@@ -90,7 +91,7 @@ def test_a_folder_that_is_not_redux_is_refused(dev: Path, tmp_path: Path) -> Non
 
 def test_redux_listens_less_to_a_weaker_picture(tmp_path: Path) -> None:
     redux = load_redux(tiny_a.redux(tmp_path))
-    whole, half = (redux.look(tiny_a.picture(48, 32), strength) for strength in (1.0, 0.5))
+    whole, half = (redux.look(picture(48, 32), strength) for strength in (1.0, 0.5))
     assert whole.shape == (1, 16, 32) and torch.allclose(half * 2, whole)
 
 

@@ -16,8 +16,9 @@ from diffgen.adapters import Adapter
 from diffgen.adapters.names import names_of, unet_names
 from diffgen.pipelines import text_to_image, text_to_video
 from tests import tiny_a, tiny_clips
+from tests.parity.harness import difference
 from tests.parity.test_stable_diffusion import WALKS
-from tests.tiny_b import difference, ours
+from tests.tiny_b import ours
 from tests.tiny_lora import ATTENTION, CONVOLUTIONS, TEXT, Pairs, drawn, kohya, loaded, pairs, peft, renamed, write
 
 # The issue's own limit for the effect, relative where the latents are large; 1e-4 is for whole pipelines.

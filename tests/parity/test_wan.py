@@ -1,4 +1,4 @@
-"""Wan: sizes it cannot draw, and clips in a batch."""
+"""Wan: pictures it cannot hold, and clips in a batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 import diffgen
 from diffgen.checkpoints import Model
-from diffgen.errors import UnsupportedError, UsageError
+from diffgen.errors import UnsupportedError
 from diffgen.pipelines import image_to_video, text_to_video
 from tests import tiny_clips
 from tests.tiny_clips import picture
@@ -20,9 +20,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return diffgen.load(tiny_clips.wan(tmp_path_factory.mktemp("wan")))
 
 
-def test_sizes_that_cannot_be_drawn_name_the_nearest(model: Model) -> None:
-    with pytest.raises(UsageError, match="multiples of 16, such as 48x32"):
-        text_to_video(model, PROMPT, frames=5, size=(50, 32))
+def test_pictures_that_it_cannot_hold_are_refused(model: Model) -> None:
     with pytest.raises(UnsupportedError, match="wan cannot do keyframes"):
         image_to_video(model, {0: picture(32, 32), -1: picture(32, 32)}, PROMPT, frames=5, size=(32, 32))
 
