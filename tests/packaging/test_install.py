@@ -54,7 +54,8 @@ def test_a_wheel_takes_one_name_and_carries_the_model(wheel: Path) -> None:
         assert archive.read(top).split() == [b"diffgen"]
     outside = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert outside == {"diffgen"}
-    for needed in ("pipelines/text_to_image.py", "train/__init__.py", "assets/box/model_index.json", "py.typed"):
+    assets = ("assets/box/model_index.json", "assets/box-motion/config.json")
+    for needed in ("pipelines/text_to_image.py", "train/__init__.py", *assets, "py.typed"):
         assert f"diffgen/{needed}" in names
 
 
