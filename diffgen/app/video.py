@@ -35,7 +35,7 @@ STREAMED = ("text_to_video", "travel", "image_to_video", "keyframes")
 WORDED = ("text_to_video", "loop", "travel")
 
 Prompts = Annotated[
-    list[str] | None, typer.Argument(metavar="[PROMPT]...", help="What is to happen; not needed with --from.")
+    list[str] | None, typer.Argument(metavar="PROMPT", help="What is to happen; not needed with --from.")
 ]
 Seconds = Annotated[str | None, _option("--seconds", panel=LOOK, help="Length of the clip.")]
 Frames = Annotated[int | None, _option("--frames", panel=LOOK, help="Length of the clip, in frames.")]
@@ -73,7 +73,8 @@ def video(
     Size, length and rate are exactly as asked: what the model cannot draw
     exactly is drawn larger and cut, and a note says so. Without -o, clips go
     to a dated folder under diffgen-out as MP4. Every clip holds its recipe;
-    x.npz holds float32 `pixels` [clips, frames, height, width, 3] and `latents`.
+    x.npz holds float32 `pixels` (clips, frames, height, width, 3), and
+    `latents`.
 
     Examples:
       diffgen video "3d emoji of a waving hand" -o hand.mp4
