@@ -41,7 +41,11 @@ def check(model: str | Path, task: str, *, motion: bool = False) -> None:
     Raises:
         UnsupportedError: with a sentence on what would work.
     """
-    kind = pipeline_of(find(model)[1])
+    try:
+        kind = pipeline_of(find(model)[1])
+    except DiffgenError:
+        # It is yet to be fetched, or loading will say that it is not there.
+        return
     if kind not in PIPELINES or (motion and kind not in _MOST):
         return
     caps, factor = _MOST.get(kind, (frozenset[Cap](), 1))

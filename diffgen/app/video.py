@@ -102,7 +102,9 @@ def video(
     report = Report(as_json=json)
     with target.ready(), new_display(len(drafts), preview) as screen:
         from diffgen.app.startup import load_model
+        from diffgen.pipelines.outlook import check
 
+        check(model, task, motion="motion" in parts)
         loaded = load_model(model, dtype=dtype, device=device, strict=strict, **parts)
         report.remark(loaded.notes)
         options |= _length(loaded, report, frames, seconds, rate)
