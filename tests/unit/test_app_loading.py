@@ -204,3 +204,37 @@ def test_files_are_listed_among_the_models(sd_folder: Path, capsys: pytest.Captu
     assert "is an HTML page" in found["models/page.safetensors"]["problem"]
     assert "--allow-pickle" in found["models/old.ckpt"]["problem"]
     assert "models/vae.safetensors" not in found
+
+
+def _without(state: dict[str, torch.Tensor], key: str) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if name != key}
+
+
+UNET = "model.diffusion_model.input_blocks.0.0"
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("a key removed", "1 weights are missing, the first is conv_in.bias"),
+        ("a shape changed", "conv_in.bias has shape (9,); its configuration asks for (8,)"),
+        ("cut short", "one.safetensors is damaged: truncated"),
+        ("garbage", "one.safetensors is damaged or no weight file"),
+        ("a web page", "one.safetensors is an HTML page, not a weight file"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_is_wrong(
+    sd_folder: Path, capsys: pytest.CaptureFixture[str], damage: str, says: str
+) -> None:
+    file = originals.stable_diffusion(sd_folder, Path("one.safetensors"))
+    state, raw = originals.load_file(file), file.read_bytes()
+    if damage == "a key removed":
+        originals.save(file, _without(state, f"{UNET}.bias"))
+    elif damage == "a shape changed":
+        originals.save(file, {**state, f"{UNET}.bias": torch.zeros(9)})
+    else:
+        broken = {"cut short": raw[:-1000], "garbage": bytes(range(256)) * 9, "a web page": b"<html>log in</html>"}
+        file.write_bytes(broken[damage])
+    assert run(["image", "a cat", *DRAW, "--model", str(file), "--config", str(sd_folder), "-o", "a.png"]) == 2
+    told = capsys.readouterr().err
+    assert says in told and "Traceback" not in told and not Path("a.png").exists()
