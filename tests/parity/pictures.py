@@ -198,7 +198,7 @@ PICTURES: tuple[Variant, ...] = (
     Variant(family="SDXL", variant="base", make=tiny_a.sdxl, pipeline="StableDiffusionXLPipeline"),
     Variant(
         family="SDXL", variant="base, empty negative", make=tiny_a.sdxl, pipeline="StableDiffusionXLPipeline",
-        negative="",
+        negative=None,
     ),
     Variant(
         family="SDXL", variant="base, told a size and a crop", make=tiny_a.sdxl, pipeline="StableDiffusionXLPipeline",
@@ -209,6 +209,7 @@ PICTURES: tuple[Variant, ...] = (
     Variant(
         family="SDXL", variant="base, an earlier layer of CLIP", make=tiny_a.sdxl, options={"settings": {"clip_skip": 3}},
         pipeline="StableDiffusionXLPipeline", call={"clip_skip": 1},
+        scales=(1.0, 1.0),  # diffusers takes the unwanted prompt from the usual layer still
     ),
     Variant(
         family="SDXL", variant="refiner", task="image_to_image", visual=lambda run: {}, call=refined,
