@@ -10,8 +10,15 @@ import typer
 from diffgen.app.train import evaluate as evaluate_box
 from diffgen.errors import UsageError
 
-app = typer.Typer(help="Measure how well a model draws, or how well the frames of a clip hang together.",
-                  no_args_is_help=True)  # fmt: skip
+HELP = """Measure how well a model draws, or how well the frames of a clip hang together.
+
+\b
+Examples:
+  diffgen evaluate box --data data         ask a judge of pictures
+  diffgen evaluate clip hand.mp4 --json    flicker, motion, loops
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True)
 app.command("box")(evaluate_box)
 
 Files = Annotated[list[Path], typer.Argument(metavar="CLIP", help="Clips: movies, animations, PNG folders or .npz.")]

@@ -58,10 +58,11 @@ def samplers(json: Json = False, fit: Fit = None) -> None:
 
 
 def _fit(name: str) -> None:
-    import diffgen  # with torch, which the tables do without
+    # With torch, which the tables do without.
+    from diffgen.checkpoints import load
     from diffgen.pipelines import fitted, fitting
 
-    model = diffgen.load(name)
+    model = load(name)
     file = fitted.save(model, fitting.fit(model))
     print(f"fitted to {model.name}: {file}")
 
