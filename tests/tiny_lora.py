@@ -11,8 +11,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.tiny_b import reference
-
 # What LoRAs are trained on: attention, feed-forward and, for LoCon, convolutions.
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
@@ -63,10 +61,45 @@ def write(file: Path, tensors: Mapping[str, Tensor], **texts: str) -> Path:
     return file
 
 
+def reference(
+    folder: Path, seeds: list[int], prompt: str, *, twice: bool = False, repeat: bool = False,
+    components: dict[str, Any] | None = None, **call: Any,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(latents as the pipeline holds them after its last step, pixels [n, h, w, 3]) of diffusers' own pipeline.
+
+    `twice` is for pipelines whose callback does not see the last latents: one run for each. `repeat` is for
+    those that cannot take several prompts: one prompt, several pictures. `components` replace the folder's.
+    """
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **(components or {}))
+    pipe.set_progress_bar_config(disable=True)
+    kept = []
+
+    def keep(_pipe: Any, _i: int, _t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        kept.append(values["latents"].clone())
+        return values
+
+    texts = {"prompt": prompt, **{name: call.pop(name) for name in ["negative_prompt"] if name in call}}
+    if repeat:
+        call["num_images_per_prompt"] = len(seeds)
+    else:
+        texts = {name: [text] * len(seeds) for name, text in texts.items()}
+
+    def run(**options: Any) -> Any:
+        gens = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        return pipe(**texts, generator=gens, **call, **options).images
+
+    if twice:
+        return run(output_type="latent").numpy(), run(output_type="np")
+    pixels = run(output_type="np", callback_on_step_end=keep)
+    return kept[-1].numpy(), pixels
+
+
 def drawn(
     folder: Path, files: Mapping[Path, Any], seeds: list[int], prompt: str, **call: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`tests.tiny_b.reference` with LoRA files and their strengths: a number, or a table by component."""
+    """`reference` with LoRA files and their strengths: a number, or a table by component."""
     return reference(folder, seeds, prompt, components=loaded(folder, files), **call)
 
 
