@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 AUTO, OFF, BY_DEVICE = "auto", "off", "by-device"
 # Packed weights are kept beside the plain ones, so networks that take more of the free memory are left as they are.
 SHARE = 0.5
+# Networks with less than this are drawn before the measurement would be done, and gained nothing where it was taken.
+SMALL = 200_000_000
 
 
 def resolve(asked: str | None, family: Family) -> str:
     """The text of the choice for a family on this machine, for its recipes.
 
     Args:
-        asked: "auto" or None measures, once for each machine and build of torch; "off" leaves everything to torch;
-            "by-device" is what suits a CUDA device; else the text of a choice, such as a recipe holds.
+        asked: "auto" or None measures, once for each machine and build of torch, unless the networks are so small
+            that it does not pay; "off" leaves everything to torch; "by-device" is what suits a CUDA device; else the text of a choice, such as a recipe holds.
 
     Raises:
         UsageError: the text names an unknown layer or kernel.
@@ -40,8 +42,8 @@ def resolve(asked: str | None, family: Family) -> str:
         return str(asked) if asked == BY_DEVICE else Choice.from_text(str(asked)).to_text()
     if family.device.type != "cpu":
         return BY_DEVICE if family.device.type == "cuda" else OFF
-    free = machine.available_memory()
-    if free is not None and packed_bytes(family) > SHARE * free:
+    free, size = machine.available_memory(), packed_bytes(family)
+    if size < SMALL or (free is not None and size > SHARE * free):
         return OFF
     return probe.choose(family.dtype).choice.to_text()
 

@@ -277,6 +277,7 @@ def test_a_recipe_names_its_kernels_and_replays_by_them(sd_folder: Path, monkeyp
     model = diffgen.load(sd_folder)
     asked = dict(steps=2, size=(32, 32), seed=1)
     monkeypatch.setattr(probe, "choose", lambda dtype: probe.Measured(choice=ALL))
+    monkeypatch.setattr(kernels, "SMALL", 0)
     made = text_to_image(model, "a red apple", **asked)[0]  # type: ignore[arg-type]
     assert made.recipe.kernels == ALL.to_text()
     off = text_to_image(model, "a red apple", kernels="off", **asked)[0]  # type: ignore[arg-type]
@@ -296,8 +297,14 @@ def test_kernels_that_this_machine_lacks_are_told(sd_folder: Path, monkeypatch: 
 
 def test_what_needs_too_much_memory_is_left_to_torch(sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = diffgen.load(sd_folder).family
+    monkeypatch.setattr(kernels, "SMALL", 0)
     monkeypatch.setattr(machine, "available_memory", lambda: kernels.packed_bytes(family))
     assert kernels.resolve("auto", family) == "off"
+
+
+def test_nothing_is_measured_for_small_networks(sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "choose", lambda dtype: pytest.fail("the measurement takes longer than the picture"))
+    assert kernels.resolve("auto", diffgen.load(sd_folder).family) == "off"
 
 
 def test_the_doctor_tells_what_was_picked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
