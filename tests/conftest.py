@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from hypothesis import settings
 # No deadline: the machine may be busy, and a slow example is no wrong example. Derandomised: a red run is red again.
 settings.register_profile("diffgen", deadline=None, derandomize=True)
 settings.load_profile("diffgen")
+
+# With a process on every core, further threads would only take turns. Set before anything imports torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
