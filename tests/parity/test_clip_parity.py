@@ -1,4 +1,4 @@
-"""Tasks on clips against diffusers: drawing over a clip, and FreeNoise.
+"""Tasks on clips against diffusers: drawing over a clip, FreeNoise, prompts that travel, motion LoRA.
 
 diffusers draws the latents of a given clip from the autoencoder's distribution; diffgen takes their mean. So here
 diffusers' draw is made to give the mean, and to draw nothing.
@@ -18,7 +18,7 @@ from diffusers.pipelines.animatediff import pipeline_animatediff_video2video as 
 from PIL import Image
 
 import diffgen
-from diffgen.pipelines import text_to_video, video_to_video
+from diffgen.pipelines import text_to_video, travel, video_to_video
 from tests import tiny_clips
 from tests.tiny_clips import agree, ours, picture, theirs
 
@@ -104,7 +104,53 @@ def free_noise(folder: Path, prompt: Any, frames: int, length: int, stride: int,
 OPTIONS = dict(negative=NEGATIVE, size=(64, 48), steps=4, guidance=7.5, seed=3)
 
 
-def test_free_noise(folder: Path) -> None:
-    settings = {"context": 6, "context_overlap": 4, "context_method": "attention"}
+@pytest.mark.parametrize(("weighting", "theirs_"), [("pyramid", "pyramid"), ("flat", "flat")])
+def test_free_noise(weighting: str, theirs_: str, folder: Path) -> None:
+    settings = {"context": 6, "context_overlap": 4, "context_weights": weighting, "context_method": "attention"}
     mine = text_to_video(diffgen.load(folder), PROMPT, frames=12, settings=settings, **OPTIONS)  # type: ignore[arg-type]
-    agree(ours(mine), free_noise(folder, PROMPT, 12, 6, 2, "pyramid"))
+    agree(ours(mine), free_noise(folder, PROMPT, 12, 6, 2, theirs_))
+
+
+def test_prompts_that_travel(folder: Path) -> None:
+    settings = {"context": 6, "context_overlap": 4, "context_method": "attention"}
+    stations = "0f: photo of a red apple; 5f: a blue cat; 9f: the house"
+    mine = travel(diffgen.load(folder), stations, frames=12, settings=settings, **OPTIONS)  # type: ignore[arg-type]
+    prompts = {0: "photo of a red apple", 5: "a blue cat", 9: "the house"}
+    agree(ours(mine), free_noise(folder, prompts, 12, 6, 2, "pyramid"))
+
+
+def motion_lora(folder: Path, rank: int = 2) -> Path:
+    """A motion LoRA as diffusers saves and the hub holds them: attention of the motion modules only."""
+    from safetensors.torch import save_file
+
+    adapter = diffusers.AnimateDiffPipeline.from_pretrained(folder, local_files_only=True).unet
+    gen = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, module in adapter.named_modules():
+        if "motion_modules" in name and name.endswith(("to_q", "to_k", "to_v", "to_out.0")):
+            place = name.removesuffix(".0").rpartition(".")
+            key = f"unet.{place[0]}.processor.{place[2]}_lora"
+            tensors[f"{key}.down.weight"] = torch.randn(rank, module.in_features, generator=gen)
+            tensors[f"{key}.up.weight"] = torch.randn(module.out_features, rank, generator=gen)
+    file = folder.parent / f"{folder.name}-motion-lora.safetensors"
+    save_file(tensors, file)
+    return file
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_motion_lora(joined: bool, folder: Path, tmp_path: Path) -> None:
+    lora = motion_lora(folder)
+    pipe = diffusers.AnimateDiffPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name="zoom")
+    pipe.set_adapters(["zoom"], [0.7])
+    call = dict(prompt=PROMPT, negative_prompt=NEGATIVE, width=64, height=48, num_frames=5, num_inference_steps=4,
+                guidance_scale=7.5)  # fmt: skip
+    want = [
+        pipe(**call, generator=[torch.Generator().manual_seed(3)], output_type=kind).frames for kind in ("latent", "np")
+    ]
+    place = folder if joined else tiny_clips.animatediff(tmp_path, joined=False)
+    mine = text_to_video(diffgen.load(place), PROMPT, frames=5, adapters=[f"{lora}:0.7"], **OPTIONS)  # type: ignore[arg-type]
+    agree(ours(mine), (want[0].numpy(), want[1]))
+    plain = text_to_video(diffgen.load(place), PROMPT, frames=5, **OPTIONS)  # type: ignore[arg-type]
+    assert np.abs(plain[0].pixels - mine[0].pixels).max() > 1e-3

@@ -97,7 +97,7 @@ for name in {CLASSES!r}:
         os._exit(0)
     if os.waitpid(pid, 0)[1]:
         failed.append(name)
-sys.exit(", ".join(failed))
+sys.exit(", ".join(failed) or None)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 0, done.stdout + done.stderr

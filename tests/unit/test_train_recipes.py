@@ -11,9 +11,13 @@ from diffgen.train.objective import Density
 def test_every_recipe_that_comes_along_is_sound():
     from diffgen.train.autoencoder import AutoencoderSettings
     from diffgen.train.denoiser import DenoiserSettings
+    from diffgen.train.motion import MotionSettings
     from diffgen.train.text_encoder import TextEncoderSettings
 
-    kinds = {"autoencoder": AutoencoderSettings, "text-encoder": TextEncoderSettings, "denoiser": DenoiserSettings}
+    kinds = {
+        "autoencoder": AutoencoderSettings, "text-encoder": TextEncoderSettings, "denoiser": DenoiserSettings,
+        "motion": MotionSettings,
+    }  # fmt: skip
     methods = set()
     for name in recipes.names():
         method = next(m for m in kinds if name.startswith(m))
