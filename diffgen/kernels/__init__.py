@@ -30,7 +30,8 @@ def resolve(asked: str | None, family: Family) -> str:
 
     Args:
         asked: "auto" or None measures, once for each machine and build of torch, unless the networks are so small
-            that it does not pay; "off" leaves everything to torch; "by-device" is what suits a CUDA device; else the text of a choice, such as a recipe holds.
+            that it does not pay; "off" leaves everything to torch; "by-device" is what suits a CUDA device; else the
+            text of a choice, such as a recipe holds.
 
     Raises:
         UsageError: the text names an unknown layer or kernel.
